@@ -1,0 +1,183 @@
+"""The arena: what a lockspace is made of, in one flat region (docs/design.md, "The arena").
+
+Everything links by 32-bit index; index 0 is nobody. No address, no file descriptor, no
+Python object is in it, so that any process may map it. Who may write what:
+
+    header      constant after creation, but for the counters at its end (atomic)
+    shard       its mutex
+    client      its owner; `ready` and `fd_sync` atomically by anybody
+    rsb, lkb    the mutex of their shard; `futex` also read without it
+    lvb, name   the mutex of the shard of whoever refers to them
+"""
+
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
+    int pthread_mutex_lock(pthread_mutex_t* m)
+    int pthread_mutex_unlock(pthread_mutex_t* m)
+
+cdef enum:
+    LAYOUT = 1               # raise with every change of the structs below
+    NAME_INLINE = 24         # longer names go to a slot of their own
+    NAME_MAX = 64
+    SLOT_BATCH = 16          # slots a shard takes from the common stock at once
+    MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
+    SEQ_START = 0x40000000   # leaves room before it, for HEADQUE
+    NOBODY = 0xffff          # lkb_t.client of an orphan
+
+cdef enum:                   # lkb_t.queue
+    Q_NONE = 0
+    Q_WAITING = 1
+    Q_GRANTED = 2
+    Q_CONVERT = 3
+    Q_HANDLE = 4             # not in the lock manager: waits for its own handle (deadlock search)
+
+cdef enum:                   # lkb_t.bits
+    B_USED = 1
+    B_SYNC = 2               # a native handle: completions go to its futex, not to the events
+    B_ORPHAN = 4
+    B_ZOMBIE = 8             # unlocked; waits for its last event to be read
+    B_HAS_FD = 16            # the owner polls this lock's own descriptor
+    B_FD_SYNC = 32           # on its client's list of descriptors to bring up to date
+    B_READY = 64             # on its client's list of locks that have events
+    B_DIRTY = 128            # the holder has written its lvb slot
+
+cdef enum:                   # lkb_t.futex; 0: no thread waits, or its request has ended
+    WAITED = 1
+    LEFT_TO_WAITER = 2       # closed under a waiting thread, which is to free the slot
+
+cdef enum:                   # rsb_t.flags
+    R_USED = 1
+    R_INVALID = 2            # the lock value block is not valid
+
+cdef struct header_t:
+    uint64_t magic
+    uint32_t layout
+    uint32_t lvb_len
+    uint64_t size
+    uint64_t seed            # of the name hash
+    uint64_t first_token
+    uint32_t n_shards, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
+    uint32_t futex_flags
+    uint64_t off_shards, off_clients, off_buckets, off_rsbs, off_lkbs, off_lvbs, off_names
+    # counters
+    uint32_t next_rsb, next_lkb, next_lvb, next_name
+    uint32_t next_node
+    uint32_t searching       # node that searches for a deadlock, 0 nobody
+    uint32_t n_deaths
+    uint32_t deaths[MAX_DEATHS]    # nodes that died, the last ones, by n_deaths modulo
+
+cdef struct shard_t:         # one cache line each
+    uint32_t mutex
+    uint32_t free_rsb, free_lkb, free_lvb, free_name
+    uint32_t used_rsbs, used_lkbs
+    uint32_t unused
+    uint64_t token           # of resources that are gone: a new one starts above
+    uint64_t padding[3]
+
+cdef struct client_t:
+    uint32_t node            # 0: free slot
+    uint32_t pid
+    uint64_t started
+    uint32_t ready           # locks with events, newest first
+    uint32_t fd_sync         # locks whose descriptor may be out of date
+    uint32_t listening       # events wanted: raw verbs used, or the lockspace's descriptor open
+    uint32_t born            # locks it has opened
+    uint32_t deaths_read     # of header_t.n_deaths
+    uint32_t unused
+
+cdef struct rsb_t:
+    uint32_t chain, hash
+    uint32_t granted, converting, converting_tail, waiting, waiting_tail
+    uint32_t lvb             # 0: never written
+    uint64_t token           # of the last grant
+    uint8_t flags, name_len
+    uint8_t held_mask        # bit m: held[m] > 0
+    uint8_t wanted_mask      # bit m: wanted[m] > 0
+    uint32_t n_locks
+    uint32_t held[5]         # locks by granted mode, CR to EX, granted and converting
+    uint32_t wanted[5]       # locks by requested mode, CR to EX, converting and waiting
+    uint16_t special         # queued locks whose flags break the order of the queue
+    uint8_t basted           # all granted up to `basted_token` know of a waiter for this mode
+    uint8_t unused
+    uint32_t name_slot
+    uint64_t basted_token
+    unsigned char name[NAME_INLINE]
+
+cdef struct lkb_t:
+    uint32_t next, prev      # on its queue, or next free
+    uint32_t rsb
+    uint32_t gen             # counts the uses of this slot; upper half of the lkid
+    uint32_t futex           # WAITED while a thread waits for the request to end
+    uint16_t client
+    uint8_t shard
+    uint8_t bits
+    int8_t grmode, rqmode
+    uint8_t queue
+    uint8_t highbast         # strictest mode the holder was told of since it was granted
+    uint32_t exflags
+    uint8_t sbflags
+    int8_t granted_before    # mode at the last completion read: decides if an lvb goes with one
+    int8_t cast_mode         # of the completion that waits to be read
+    uint8_t cast_sb
+    uint8_t has_cast
+    uint8_t bast_first       # notices that wait to be read: before the completion,
+    uint8_t bast_then        # and after it
+    uint8_t trybast          # a request that did not wait asked for it
+    uint32_t ready_next      # list of client_t.ready; of an orphan: the node that left it
+    uint32_t fd_next         # list of client_t.fd_sync
+    uint32_t lvb             # 0: has none
+    int32_t status           # of the last request
+    uint64_t token
+    uint32_t owner           # thread that asked last, 0 nobody in particular
+    uint32_t since           # centiseconds
+    uint32_t seq             # order within its queue
+    uint32_t born            # order among the locks of its client
+
+# What a process keeps for a connection of its own, outside of the arena.
+cdef struct port_t:
+    pthread_mutex_t mutex    # over the raising and clearing of descriptors
+    bint open
+    int events               # the lockspace's eventfd, -1 none
+    int32_t* fds             # by lock: its own eventfd * 2 + 2 + raised, 0 none
+
+# One process's view of an arena.
+cdef struct arena_t:
+    port_t* ports            # by client
+    header_t* hdr
+    shard_t* shards
+    client_t* clients
+    uint32_t* buckets
+    rsb_t* rsbs
+    lkb_t* lkbs
+    unsigned char* lvbs
+    unsigned char* names
+    uint32_t lvb_len
+    uint32_t shard_mask
+    uint32_t bucket_mask
+    int futex_flags
+
+
+cdef inline unsigned char* lvb_at(arena_t* a, uint32_t slot) noexcept nogil:
+    return a.lvbs + <size_t>slot * a.lvb_len
+
+
+cdef inline unsigned char* name_at(arena_t* a, rsb_t* r) noexcept nogil:
+    if r.name_slot:
+        return a.names + <size_t>r.name_slot * NAME_MAX
+    return r.name
+
+
+cdef inline shard_t* shard_of(arena_t* a, lkb_t* k) noexcept nogil:
+    return &a.shards[k.shard]
+
+
+cdef inline uint32_t lkb_index(arena_t* a, lkb_t* k) noexcept nogil:
+    return <uint32_t>(k - a.lkbs)
+
+
+cdef inline uint32_t rsb_index(arena_t* a, rsb_t* r) noexcept nogil:
+    return <uint32_t>(r - a.rsbs)

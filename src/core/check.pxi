@@ -1,0 +1,105 @@
+# What is always true of a shard (docs/design.md, "Invariants"). A debug build checks it whenever
+# a shard mutex is given up, and ends the process at the first breach.
+
+cdef extern from *:
+    """
+    #include <stdio.h>
+    #include <stdlib.h>
+    #ifndef PYDLM_DEBUG
+    #define PYDLM_DEBUG 0
+    #endif
+    static int dlm_breach(const char *what, uint32_t rsb, uint32_t lkb) {
+        fprintf(stderr, "pydlm: broken invariant: %s (resource %u, lock %u)\\n", what, rsb, lkb);
+        return 0;
+    }
+    """
+    const bint PYDLM_DEBUG
+    bint dlm_breach(const char* what, uint32_t rsb, uint32_t lkb) noexcept nogil
+    void abort() noexcept nogil
+
+
+cdef bint check_queue(
+    arena_t* a, rsb_t* r, uint32_t head, uint32_t tail, int queue,
+    uint32_t* held, uint32_t* wanted, uint32_t* n, uint32_t* special
+) noexcept nogil:
+    cdef uint32_t i = head, prev = 0, me = rsb_index(a, r), seq = 0
+    cdef lkb_t* k
+    while i:
+        k = &a.lkbs[i]
+        if k.prev != prev:
+            return dlm_breach("queue links disagree", me, i)
+        if k.queue != queue or k.rsb != me or not k.bits & B_USED:
+            return dlm_breach("lock on a queue it does not name", me, i)
+        if k.grmode > NL:
+            held[k.grmode - 1] += 1
+        if queue == Q_GRANTED:
+            if k.grmode == IV or k.rqmode != IV:
+                return dlm_breach("granted lock without a mode or with a request", me, i)
+        else:
+            if k.rqmode == IV or (k.grmode == IV) != (queue == Q_WAITING):
+                return dlm_breach("queued lock with the wrong modes", me, i)
+            if prev and k.seq <= seq:
+                return dlm_breach("queue out of order", me, i)
+            if k.rqmode > NL:
+                wanted[k.rqmode - 1] += 1
+            special[0] += breaks_order(k)
+            seq = k.seq
+        n[0] += 1
+        prev = i
+        i = k.next
+    if queue != Q_GRANTED and tail != prev:
+        return dlm_breach("wrong tail", me, prev)
+    return True
+
+
+cdef bint check_rsb(arena_t* a, rsb_t* r) noexcept nogil:
+    cdef uint32_t held[5]
+    cdef uint32_t wanted[5]
+    cdef uint32_t n = 0, special = 0, me = rsb_index(a, r)
+    cdef int m, x
+    memset(held, 0, sizeof(held))
+    memset(wanted, 0, sizeof(wanted))
+    if not (
+        check_queue(a, r, r.granted, 0, Q_GRANTED, held, wanted, &n, &special)
+        and check_queue(
+            a, r, r.converting, r.converting_tail, Q_CONVERT, held, wanted, &n, &special)
+        and check_queue(a, r, r.waiting, r.waiting_tail, Q_WAITING, held, wanted, &n, &special)
+    ):
+        return False
+    if n != r.n_locks or n == 0 or special != r.special:
+        return dlm_breach("wrong number of locks", me, n)
+    for m in range(5):
+        if held[m] != r.held[m] or wanted[m] != r.wanted[m]:
+            return dlm_breach("counters disagree with the queues", me, m)
+        if (held[m] > 0) != (r.held_mask >> (m + 1) & 1):
+            return dlm_breach("held_mask", me, m)
+        if (wanted[m] > 0) != (r.wanted_mask >> (m + 1) & 1):
+            return dlm_breach("wanted_mask", me, m)
+    for m in range(CR, EX + 1):
+        for x in range(m, EX + 1):
+            if held[m - 1] and held[x - 1] and not modes_compatible(m, x):
+                if m != x or held[m - 1] > 1:
+                    return dlm_breach("incompatible modes granted", me, m * 10 + x)
+    return True
+
+
+cdef bint shard_is_sound(arena_t* a, shard_t* s) noexcept nogil:
+    cdef uint32_t bucket = <uint32_t>(s - a.shards), i, n = 0
+    while bucket <= a.bucket_mask:
+        i = a.buckets[bucket]
+        while i:
+            if not a.rsbs[i].flags & R_USED or (a.rsbs[i].hash & a.bucket_mask) != bucket:
+                return dlm_breach("resource in the wrong bucket", i, 0)
+            if not check_rsb(a, &a.rsbs[i]):
+                return False
+            n += 1
+            i = a.rsbs[i].chain
+        bucket += a.shard_mask + 1
+    if n != s.used_rsbs:
+        return dlm_breach("resources lost or counted twice", n, s.used_rsbs)
+    return True
+
+
+cdef void check_shard(arena_t* a, shard_t* s) noexcept nogil:
+    if not shard_is_sound(a, s):
+        abort()

@@ -1,0 +1,531 @@
+# A connection: the asynchronous verbs, and the events that answer them.
+
+from collections import deque as _deque
+
+
+cdef class Client:
+    """One client of a lockspace. Several of one process stand for several nodes.
+
+    The verbs are those of :class:`pydlm.contract.Stack`, which documents them.
+    """
+
+    cdef readonly Arena arena
+    cdef arena_t* a
+    cdef uint32_t live           # equals dlm_epoch while open and in the process that opened it
+    cdef uint16_t slot
+    cdef readonly uint32_t this_node
+    cdef PyObject** handles      # by lock: the native handle, borrowed
+    cdef object backlog          # events read from the arena, not dispatched yet
+    cdef public object deadlock_wait
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self.live = 0
+        self.a = NULL
+        self.handles = NULL
+
+    def __init__(self, Arena arena not None, *, deadlock_wait=1.0):
+        cdef uint32_t i
+        cdef client_t* c
+        if deadlock_wait is not None and not deadlock_wait >= 0:
+            raise BadArgument(f"deadlock_wait is None or at least 0 seconds, not {deadlock_wait!r}")
+        if not dlm_thread_ready():
+            raise DlmError("the kernel refuses get_robust_list, which the lock manager needs")
+        self.arena = arena
+        self.a = &arena.a
+        self.deadlock_wait = deadlock_wait
+        self.backlog = _deque()
+        self.handles = <PyObject**>mmap(
+            NULL, self.a.hdr.n_lkbs * sizeof(PyObject*), PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+        )
+        if self.handles == <PyObject**>MAP_FAILED:
+            self.handles = NULL
+            raise MemoryError
+        node = add32(&self.a.hdr.next_node, 1) + 1
+        for i in range(self.a.hdr.n_clients):
+            c = &self.a.clients[i]
+            if load32(&c.node) == 0 and cas32(&c.node, 0, node):
+                break
+        else:
+            raise LockspaceFull(
+                f"lockspace {arena.name!r} has {self.a.hdr.n_clients} connections already"
+            )
+        c.pid = _os.getpid()
+        c.ready = c.fd_sync = c.listening = c.born = 0
+        c.deaths_read = load32(&self.a.hdr.n_deaths)
+        self.slot = <uint16_t>i
+        self.this_node = node
+        port = &self.a.ports[i]
+        pthread_mutex_lock(&port.mutex)
+        port.open = True
+        port.events = -1
+        port.fds = NULL
+        pthread_mutex_unlock(&port.mutex)
+        self.live = dlm_epoch
+
+    def __dealloc__(self):
+        if self.live == dlm_epoch:
+            self.leave(False)
+        if self.handles != NULL:
+            munmap(self.handles, self.a.hdr.n_lkbs * sizeof(PyObject*))
+
+    cdef int check_live(self) except -1:
+        if self.live == dlm_epoch:
+            return 0
+        if self.live == 0:
+            raise Closed(f"the connection to lockspace {self.arena.name!r} is closed")
+        raise Forked(
+            f"the connection to lockspace {self.arena.name!r} belongs to the parent process; "
+            "connect again in the child"
+        )
+
+    cdef bint leave(self, bint died):
+        """End the connection; all its locks go."""
+        cdef port_t* port = &self.a.ports[self.slot]
+        cdef client_t* c = &self.a.clients[self.slot]
+        cdef uint32_t n, i
+        cdef bint ok
+        self.live = 0
+        for i in range(load32(&self.a.hdr.next_lkb)):
+            if self.handles[i]:
+                (<Lock>self.handles[i]).dismiss()
+        with nogil:
+            pthread_mutex_lock(&port.mutex)
+            port.open = False
+            if port.fds != NULL:
+                for i in range(load32(&self.a.hdr.next_lkb)):
+                    if port.fds[i]:
+                        close((port.fds[i] >> 1) - 1)
+                munmap(port.fds, self.a.hdr.n_lkbs * sizeof(int32_t))
+                port.fds = NULL
+            if port.events >= 0:
+                close(port.events)
+                port.events = -1
+            pthread_mutex_unlock(&port.mutex)
+            ok = purge_client(self.a, self.slot, c.node, died)
+            c.ready = 0
+            c.fd_sync = 0
+            if died:
+                shard_lock(self.a, self.a.shards)
+                n = self.a.hdr.n_deaths
+                self.a.hdr.deaths[n % MAX_DEATHS] = c.node
+                store32(&self.a.hdr.n_deaths, n + 1)
+                shard_unlock(self.a, self.a.shards)
+            store32(&c.node, 0)
+            if died:
+                for i in range(self.a.hdr.n_clients):
+                    if load32(&self.a.clients[i].node):
+                        pump(self.a, <uint16_t>i)
+        self.backlog.clear()
+        return ok
+
+    def disconnect(self):
+        """Leave the lockspace as a client that closes; idempotent."""
+        if self.live == dlm_epoch and not self.leave(False):
+            raise MemoryError
+
+    def abandon(self):
+        """Leave as a client that died: what it held in PW or EX is no longer valid."""
+        self.check_live()
+        if not self.leave(True):
+            raise MemoryError
+
+    @property
+    def lvb_len(self):
+        return self.a.lvb_len
+
+    @property
+    def connected(self):
+        return self.live == dlm_epoch
+
+    # The verbs.
+
+    cdef lkb_t* find(self, uint64_t lkid) noexcept nogil:
+        """Return the lock of this client with that id, or NULL (rule 29)."""
+        cdef uint32_t i = <uint32_t>lkid
+        cdef lkb_t* k
+        if i == 0 or i >= load32(&self.a.hdr.next_lkb):
+            return NULL
+        k = &self.a.lkbs[i]
+        if k.gen != lkid >> 32 or k.client != self.slot or k.bits & (B_ZOMBIE | B_ORPHAN):
+            return NULL
+        return k if k.bits & B_USED and k.rsb else NULL
+
+    cdef lkb_t* begin(self, op_t* o, uint64_t lkid, bint drained) noexcept:
+        """Lock the shard of a lock and find it there; NULL: no such lock, nothing is locked.
+
+        A lock has room for one completion that was not read; with `drained`, NULL
+        and o.lacking = -1 ask the caller to read it first.
+        """
+        cdef uint32_t i = <uint32_t>lkid
+        cdef lkb_t* k
+        o.lacking = 0
+        if i == 0 or i >= load32(&self.a.hdr.next_lkb):
+            return NULL
+        enter(o, self.a, &self.a.shards[self.a.lkbs[i].shard])
+        k = self.find(lkid)
+        if k != NULL and drained and (k.has_cast or k.bast_then):
+            o.lacking = -1
+            k = NULL
+        if k == NULL:
+            shard_unlock(self.a, o.s)
+        return k
+
+    def lock(self, name, int mode, uint32_t flags=0, *, uint64_t lkid=0):
+        cdef bytes raw
+        cdef op_t o
+        cdef lkb_t* k = NULL
+        cdef rsb_t* r
+        cdef uint32_t hash_, rsb
+        cdef int error
+        self.check_live()
+        if flags & LKF_CONVERT:
+            self.convert(lkid, mode, flags)
+            return lkid
+        raw = resource_name(name)
+        error = check_lock_flags(mode, flags)
+        if error:
+            raise_errno(error, f"lock {raw!r}")
+        self.listen()
+        hash_ = dlm_hash(<const unsigned char*>PyBytes_AS_STRING(raw), len(raw), self.a.hdr.seed)
+        while True:
+            enter(&o, self.a, &self.a.shards[hash_ & self.a.shard_mask])
+            if flags & LKF_ORPHAN:
+                r = find_rsb(self.a, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw), hash_)
+                error = adopt_orphan(&o, r, self.slot, mode, &k) if r != NULL else ENOENT
+            else:
+                error = do_lock(
+                    &o, self.slot, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw),
+                    hash_, mode, flags, 0, 0, &k,
+                )
+            if k != NULL:
+                lkid = <uint64_t>k.gen << 32 | lkb_index(self.a, k)
+            op_end(&o, k.rsb if k != NULL else 0)
+            if error == ENOSPC and refill(self.a, o.s, o.lacking):
+                continue
+            break
+        if error == ENOSPC:
+            raise_full(o.lacking)
+        if error:
+            raise_errno(error, f"adopt an orphan of {raw!r}")
+        return lkid
+
+    def convert(self, uint64_t lkid, int mode, uint32_t flags=0, *, lvb=None):
+        cdef op_t o
+        cdef lkb_t* k
+        cdef uint32_t rsb
+        cdef int error
+        cdef bytes value = None if lvb is None else block_value(lvb, self.a.lvb_len)
+        self.check_live()
+        while True:
+            k = self.begin(&o, lkid, True)
+            if k != NULL:
+                rsb = k.rsb
+                error = self.prepare(&o, k, flags, value)
+                if error == 0:
+                    error = check_lock_flags(mode, flags | LKF_CONVERT)
+                if error == 0:
+                    error = do_convert(&o, &self.a.rsbs[rsb], k, mode, flags)
+                op_end(&o, rsb)
+            elif o.lacking:
+                self.drain()
+                continue
+            else:
+                error = ENOENT
+            if error != ENOSPC:
+                break
+            if not refill(self.a, o.s, KIND_LVB):
+                raise_full(KIND_LVB)
+        if error:
+            raise_errno(error, f"convert lock {lkid:#x} to {mode}")
+
+    cdef int prepare(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
+        """See that what VALBLK needs is there, and take the caller's value over."""
+        if not ensure_lvb(self.a, o.s):
+            return ENOSPC
+        if flags & LKF_VALBLK and k.lvb == 0 and not flags & LKF_CANCEL:
+            k.lvb = take_lvb(self.a, o.s)
+            memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
+            if not ensure_lvb(self.a, o.s):
+                give_lvb(self.a, o.s, k.lvb)
+                k.lvb = 0
+                return ENOSPC
+        if value is not None and k.lvb:
+            memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
+            memcpy(lvb_at(self.a, k.lvb), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        return 0
+
+    def unlock(self, uint64_t lkid, uint32_t flags=0, *, lvb=None):
+        cdef op_t o
+        cdef lkb_t* k
+        cdef uint32_t rsb
+        cdef int error
+        cdef bytes value = None if lvb is None else block_value(lvb, self.a.lvb_len)
+        self.check_live()
+        while True:
+            k = self.begin(&o, lkid, True)
+            if k != NULL:
+                rsb = k.rsb
+                error = self.give_up(&o, k, flags, value)
+                op_end(&o, rsb)
+            elif o.lacking:
+                self.drain()
+                continue
+            else:
+                error = ENOENT
+            if error != ENOSPC:
+                break
+            if not refill(self.a, o.s, KIND_LVB):
+                raise_full(KIND_LVB)
+        if error:
+            raise_errno(error, f"{'cancel' if flags & LKF_CANCEL else 'unlock'} lock {lkid:#x}")
+
+    cdef int give_up(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
+        """Rule 30: which unlocks and cancels are taken."""
+        cdef int error
+        if flags & ~(LKF_CANCEL | LKF_VALBLK | LKF_IVVALBLK | LKF_FORCEUNLOCK):
+            return EINVAL
+        if flags & LKF_CANCEL and flags & LKF_VALBLK:
+            return EINVAL
+        if flags & LKF_CANCEL:
+            if k.exflags & LKF_CANCEL:
+                return EINVAL
+            if k.queue == Q_GRANTED:
+                return 0
+        elif value is not None or flags & LKF_VALBLK:
+            if not ensure_lvb(self.a, o.s):
+                return ENOSPC
+            if value is not None and k.lvb:
+                memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
+                memcpy(lvb_at(self.a, k.lvb), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        if flags & LKF_FORCEUNLOCK and k.exflags & LKF_FORCEUNLOCK:
+            return EINVAL
+        k.exflags |= flags
+        k.sbflags = 0
+        if flags & LKF_CANCEL:
+            return do_cancel(o, &self.a.rsbs[k.rsb], k, ST_ECANCEL)
+        return do_unlock(o, &self.a.rsbs[k.rsb], k)
+
+    def deadlock_cancel(self, uint64_t lkid):
+        """Take a waiting request back with EDEADLK, as dlm_ls_deadlock_cancel does."""
+        cdef op_t o
+        cdef lkb_t* k
+        cdef uint32_t rsb
+        self.check_live()
+        k = self.begin(&o, lkid, False)
+        if k == NULL:
+            raise_errno(ENOENT, f"cancel lock {lkid:#x}")
+        rsb = k.rsb
+        do_cancel(&o, &self.a.rsbs[rsb], k, ST_EDEADLK)
+        op_end(&o, rsb)
+
+    def purge(self, uint32_t node):
+        self.check_live()
+        if not purge_orphans(self.a, node):
+            raise MemoryError
+
+    def lock_status(self, uint64_t lkid):
+        cdef op_t o
+        cdef lkb_t* k
+        cdef lkb_t copy
+        cdef bytes name
+        cdef unsigned char text[NAME_MAX]
+        cdef uint32_t n
+        self.check_live()
+        k = self.begin(&o, lkid, False)
+        if k == NULL:
+            raise_errno(ENOENT, f"status of lock {lkid:#x}")
+        copy = k[0]
+        n = self.a.rsbs[k.rsb].name_len
+        memcpy(text, name_at(self.a, &self.a.rsbs[k.rsb]), n)
+        shard_unlock(self.a, o.s)
+        return self.status_of(&copy, lkid, text[:n])
+
+    cdef object status_of(self, lkb_t* k, uint64_t lkid, bytes name):
+        cdef uint32_t node = 0
+        cdef uint64_t pid = 0
+        if k.client != NOBODY:
+            node = self.a.clients[k.client].node
+            pid = self.a.clients[k.client].pid
+        return LockStatus(
+            lkid, name, node, QUEUES[k.queue], mode_or_none(k.grmode), mode_or_none(k.rqmode),
+            k.token, pid << 32 | k.owner, k.since / 100.0,
+        )
+
+    def lvb(self, uint64_t lkid):
+        cdef op_t o
+        cdef lkb_t* k
+        self.check_live()
+        value = PyBytes_FromStringAndSize(NULL, self.a.lvb_len)
+        k = self.begin(&o, lkid, False)
+        if k == NULL:
+            raise_errno(ENOENT, f"lvb of lock {lkid:#x}")
+        if k.lvb:
+            memcpy(PyBytes_AS_STRING(value), lvb_at(self.a, k.lvb), self.a.lvb_len)
+        else:
+            memset(PyBytes_AS_STRING(value), 0, self.a.lvb_len)
+        shard_unlock(self.a, o.s)
+        return value
+
+    def lvb_valid(self, uint64_t lkid):
+        cdef op_t o
+        cdef lkb_t* k
+        self.check_live()
+        k = self.begin(&o, lkid, False)
+        if k == NULL:
+            raise_errno(ENOENT, f"lvb of lock {lkid:#x}")
+        valid = not k.sbflags & SBF_VALNOTVALID
+        shard_unlock(self.a, o.s)
+        return valid
+
+    def dump(self, name=None):
+        """List all locks of all clients, or those on one resource."""
+        cdef uint32_t i, n
+        cdef lkb_t* k
+        cdef lkb_t copy
+        cdef unsigned char text[NAME_MAX]
+        cdef bytes wanted = None if name is None else resource_name(name)
+        self.check_live()
+        found = []
+        for i in range(1, load32(&self.a.hdr.next_lkb)):
+            k = &self.a.lkbs[i]
+            if not k.bits & B_USED:
+                continue
+            s = shard_of(self.a, k)
+            shard_lock(self.a, s)
+            copy = k[0]
+            n = 0
+            if copy.bits & B_USED and copy.rsb and copy.queue != Q_HANDLE:
+                n = self.a.rsbs[copy.rsb].name_len
+                memcpy(text, name_at(self.a, &self.a.rsbs[copy.rsb]), n)
+            else:
+                copy.rsb = 0
+            shard_unlock(self.a, s)
+            if copy.rsb and (wanted is None or wanted == text[:n]):
+                found.append(self.status_of(&copy, <uint64_t>copy.gen << 32 | i, text[:n]))
+        return found
+
+    # The events.
+
+    cdef int listen(self) except -1:
+        """Have notices recorded from now on, and those of locks that block somebody already."""
+        cdef op_t o
+        cdef uint32_t i, rsb
+        cdef lkb_t* k
+        if self.a.clients[self.slot].listening:
+            return 0
+        store32(&self.a.clients[self.slot].listening, 1)
+        with nogil:
+            for i in range(1, load32(&self.a.hdr.next_lkb)):
+                k = &self.a.lkbs[i]
+                if k.client != self.slot or not k.bits & B_USED:
+                    continue
+                op_begin(&o, self.a, shard_of(self.a, k))
+                rsb = k.rsb
+                if k.client == self.slot and k.bits & B_USED and rsb and k.highbast:
+                    notify(&o, k, k.highbast)
+                op_end(&o, rsb)
+        return 0
+
+    def fileno(self):
+        """Return an eventfd that is readable while events wait."""
+        cdef port_t* port = &self.a.ports[self.slot]
+        cdef int fd
+        self.check_live()
+        if port.events < 0:
+            fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+            if fd < 0:
+                raise OSError(errno, _os.strerror(errno))
+            pthread_mutex_lock(&port.mutex)
+            port.events = fd
+            pthread_mutex_unlock(&port.mutex)
+            self.listen()
+            pump(self.a, self.slot)
+            if self.backlog:
+                eventfd_raise(fd)
+        return port.events
+
+    cdef int drain(self) except -1:
+        """Move the events from the arena to the backlog."""
+        cdef client_t* c = &self.a.clients[self.slot]
+        cdef port_t* port = &self.a.ports[self.slot]
+        cdef uint32_t i, back = 0, next_, n, deaths
+        pthread_mutex_lock(&port.mutex)
+        if port.events >= 0:
+            eventfd_clear(port.events)
+        i = swap32(&c.ready, 0)
+        deaths = c.deaths_read
+        n = load32(&self.a.hdr.n_deaths)
+        c.deaths_read = n
+        pthread_mutex_unlock(&port.mutex)
+        while i:                # newest first; turn it round
+            next_ = self.a.lkbs[i].ready_next
+            self.a.lkbs[i].ready_next = back
+            back = i
+            i = next_
+        while back:
+            next_ = self.a.lkbs[back].ready_next
+            self.read_events(&self.a.lkbs[back])
+            back = next_
+        if n - deaths > MAX_DEATHS:
+            deaths = n - MAX_DEATHS
+        while deaths != n:
+            self.backlog.append(NodeDown(self.a.hdr.deaths[deaths % MAX_DEATHS]))
+            deaths += 1
+        return 0
+
+    cdef int read_events(self, lkb_t* k) except -1:
+        """Read what one lock has to tell: a notice, a completion, a notice (rules 24 to 26)."""
+        cdef lkb_t copy
+        cdef uint32_t i = lkb_index(self.a, k)
+        cdef uint64_t lkid
+        cdef bint with_lvb
+        cdef int before
+        value = PyBytes_FromStringAndSize(NULL, self.a.lvb_len)
+        shard_lock(self.a, shard_of(self.a, k))
+        copy = k[0]
+        before = copy.granted_before
+        with_lvb = (
+            copy.has_cast and copy.status == ST_OK and copy.lvb != 0
+            and dlm_lvb_action[before + 1][copy.cast_mode] != 0
+        )
+        if with_lvb:
+            memcpy(PyBytes_AS_STRING(value), lvb_at(self.a, k.lvb), self.a.lvb_len)
+        k.has_cast = k.bast_first = k.bast_then = 0
+        if copy.has_cast:
+            k.granted_before = copy.cast_mode
+        k.bits &= ~B_READY
+        if k.bits & B_ZOMBIE and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
+            give_lkb(self.a, shard_of(self.a, k), k)
+        shard_unlock(self.a, shard_of(self.a, k))
+
+        lkid = <uint64_t>copy.gen << 32 | i
+        handle = <object>self.handles[i] if copy.bits & B_SYNC and self.handles[i] else None
+        if copy.bits & B_SYNC:
+            before = copy.grmode
+        if copy.bast_first and not modes_compatible(before, copy.bast_first):
+            self.backlog.append(Blocked(lkid, MODES[copy.bast_first], handle))
+        if copy.has_cast:
+            before = copy.cast_mode
+            self.backlog.append(Completion(
+                lkid, copy.status, SB_FLAGS[copy.cast_sb], mode_or_none(copy.cast_mode),
+                value if with_lvb else None, copy.token,
+            ))
+        if copy.bast_then and not modes_compatible(before, copy.bast_then):
+            self.backlog.append(Blocked(lkid, MODES[copy.bast_then], handle))
+        return 0
+
+    def dispatch(self, Py_ssize_t limit=0):
+        cdef port_t* port = &self.a.ports[self.slot]
+        self.check_live()
+        self.listen()
+        self.drain()
+        if limit <= 0 or limit >= len(self.backlog):
+            events = list(self.backlog)
+            self.backlog.clear()
+            return events
+        events = [self.backlog.popleft() for _ in range(limit)]
+        if port.events >= 0:
+            eventfd_raise(port.events)
+        return events

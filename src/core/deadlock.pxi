@@ -1,0 +1,166 @@
+# Cycles over several resources (docs/design.md, rule 34).
+#
+# Who waits for whom is asked of the arena, a shard at a time. So a cycle may be made of edges that
+# never were there together; but a deadlock stays, so each edge is looked at twice: if all were
+# there in the first round and are, unchanged, in the second, all were there in between.
+# One search at a time in a lockspace: of those who are in a cycle, one finds it.
+
+cdef struct edge_t:
+    uint32_t lkb             # who is in the way
+    uint32_t gen
+    uint32_t owner
+    uint16_t client
+    uint64_t token
+
+
+cdef uint32_t list_blockers(arena_t* a, lkb_t* k, edge_t* out, uint32_t room) noexcept nogil:
+    """List the locks that keep `k` waiting; more than `room` are counted only. Needs the mutex."""
+    cdef rsb_t* r = &a.rsbs[k.rsb]
+    cdef uint32_t heads[3]
+    cdef uint32_t i, n = 0
+    cdef int q
+    cdef bint behind
+    cdef lkb_t* other
+    if k.queue == Q_HANDLE:
+        other = &a.lkbs[k.ready_next]
+        if other.bits & B_USED and other.grmode > NL and room:
+            put_edge(a, out, other)
+            n = 1
+        return n
+    heads[0] = r.granted
+    heads[1] = r.converting
+    heads[2] = r.waiting if k.queue == Q_WAITING else 0
+    for q in range(3):
+        i = heads[q]
+        behind = False          # those on the same queue block while they are ahead
+        while i:
+            other = &a.lkbs[i]
+            i = other.next
+            if other == k:
+                behind = True
+                continue
+            if modes_compatible(other.grmode, k.rqmode) and (q == 0 or behind):
+                continue
+            if n < room:
+                put_edge(a, &out[n], other)
+            n += 1
+    return n
+
+
+cdef inline void put_edge(arena_t* a, edge_t* e, lkb_t* k) noexcept nogil:
+    e.lkb = lkb_index(a, k)
+    e.gen = k.gen
+    e.owner = k.owner
+    e.client = k.client
+    e.token = k.token
+
+
+cdef inline bint waits(lkb_t* k) noexcept nogil:
+    """Return whether a thread that named itself waits here."""
+    return k.bits & B_USED and k.owner != 0 and (
+        k.queue == Q_HANDLE or (k.queue == Q_CONVERT and k.futex != 0)
+    )
+
+
+cdef set blockers(arena_t* a, uint32_t i):
+    """Return the (lkb, gen, client, owner, token) that lock `i` waits for; empty if it does not wait."""
+    cdef lkb_t* k = &a.lkbs[i]
+    cdef uint32_t n = 0, room = 64, e
+    cdef edge_t* edges
+    cdef shard_t* s = shard_of(a, k)
+    while True:
+        edges = <edge_t*>malloc(room * sizeof(edge_t))
+        if edges == NULL:
+            raise MemoryError
+        with nogil:
+            shard_lock(a, s)
+            n = list_blockers(a, k, edges, room) if waits(k) and k.rsb else 0
+            shard_unlock(a, s)
+        if n <= room:
+            break
+        free(edges)
+        room = n + 64
+    found = {
+        (edges[e].lkb, edges[e].gen, edges[e].client, edges[e].owner, edges[e].token)
+        for e in range(n)
+    }
+    free(edges)
+    return found
+
+
+cdef list find_cycle(arena_t* a, uint32_t start):
+    """Return the waiting locks of a cycle through `start`, that one first; empty if there is none."""
+    cdef uint32_t i
+    waiting = {}
+    for i in range(1, load32(&a.hdr.next_lkb)):
+        if waits(&a.lkbs[i]):
+            waiting[a.lkbs[i].client, a.lkbs[i].owner] = i
+    me = (a.lkbs[start].client, a.lkbs[start].owner)
+    seen = {start}
+    path = [(start, None, iter(blockers(a, start)))]
+    while path:
+        for edge in path[len(path) - 1][2]:
+            owner = edge[2], edge[3]
+            if owner == me:
+                steps = [(lock, via) for lock, via, _ in path] + [(start, edge)]
+                if all(steps[j + 1][1] in blockers(a, steps[j][0]) for j in range(len(steps) - 1)):
+                    return [lock for lock, _ in steps[:len(path)]]
+                continue
+            following = waiting.get(owner)
+            if edge[3] and following is not None and following not in seen:
+                seen.add(following)
+                path.append((following, edge, iter(blockers(a, following))))
+                break
+        else:
+            path.pop()
+    return []
+
+
+cdef tuple describe_cycle(arena_t* a, list cycle):
+    """Name the members of a cycle for the one who has to break it."""
+    members = []
+    for index in cycle:
+        members.append(describe(a, index))
+    return tuple(members)
+
+
+cdef object describe(arena_t* a, uint32_t i):
+    cdef lkb_t copy
+    cdef unsigned char text[NAME_MAX]
+    cdef uint32_t n = 0
+    cdef shard_t* s = shard_of(a, &a.lkbs[i])
+    cdef uint32_t pid
+    shard_lock(a, s)
+    copy = a.lkbs[i]
+    if copy.queue == Q_HANDLE:
+        copy.grmode = IV        # it holds nothing: what it wants is held through the same handle
+    if copy.rsb:
+        n = a.rsbs[copy.rsb].name_len
+        memcpy(text, name_at(a, &a.rsbs[copy.rsb]), n)
+    shard_unlock(a, s)
+    pid = a.clients[copy.client].pid if copy.client != NOBODY else 0
+    return DeadlockMember(
+        text[:n], mode_or_none(copy.rqmode), mode_or_none(copy.grmode),
+        f"process {pid} thread {copy.owner}", <uint64_t>copy.gen << 32 | i,
+    )
+
+
+cdef object deadlock_error(tuple cycle):
+    steps = "; ".join(
+        f"{m.owner} waits for {m.wanted.name} on {m.resource!r}" for m in cycle
+    )
+    return DeadlockError(f"deadlock: {steps}; this request was given up", cycle=cycle)
+
+
+cdef int search_begin(arena_t* a, uint32_t node) noexcept nogil:
+    cdef uint32_t other
+    while not cas32(&a.hdr.searching, 0, node):
+        other = load32(&a.hdr.searching)
+        if other:
+            futex_wait(&a.hdr.searching, other, -1, a.futex_flags)
+    return 0
+
+
+cdef void search_end(arena_t* a) noexcept nogil:
+    store32(&a.hdr.searching, 0)
+    futex_wake(&a.hdr.searching, 0x7fffffff, a.futex_flags)

@@ -1,0 +1,34 @@
+"""Request flags, status flags and statuses: the numbers of Linux' dlmconstants.h."""
+
+cdef enum:
+    LKF_NOQUEUE = 0x00000001
+    LKF_CANCEL = 0x00000002
+    LKF_CONVERT = 0x00000004
+    LKF_VALBLK = 0x00000008
+    LKF_QUECVT = 0x00000010
+    LKF_IVVALBLK = 0x00000020
+    LKF_CONVDEADLK = 0x00000040
+    LKF_PERSISTENT = 0x00000080
+    LKF_NODLCKWT = 0x00000100
+    LKF_EXPEDITE = 0x00000400
+    LKF_NOQUEUEBAST = 0x00000800
+    LKF_HEADQUE = 0x00001000
+    LKF_NOORDER = 0x00002000
+    LKF_ORPHAN = 0x00004000
+    LKF_ALTPR = 0x00008000
+    LKF_ALTCW = 0x00010000
+    LKF_FORCEUNLOCK = 0x00020000
+    LKF_KNOWN = 0x0007ffff
+
+cdef enum:
+    SBF_DEMOTED = 0x01
+    SBF_VALNOTVALID = 0x02
+    SBF_ALTMODE = 0x04
+
+# How a request ended, as its completion says.
+cdef enum:
+    ST_OK = 0
+    ST_EAGAIN = 11
+    ST_EDEADLK = 35
+    ST_ECANCEL = 0x10001
+    ST_EUNLOCK = 0x10002

@@ -1,0 +1,751 @@
+# The native lock: blocking, through one handle, at the speed of the arena.
+#
+# A handle is one lkb that never leaves its resource: NL while nobody holds the lock through it.
+# The GIL guards the handle's own state; the shard mutex guards the lkb.
+
+import cython
+
+cdef object EX_MODE = Mode.EX
+
+cdef enum:
+    IDLE                     # nobody holds it through this handle
+    BUSY                     # a thread is converting it
+    HELD
+    TURN                     # given up to the first in line, who has not come yet
+    SHUT                     # closed
+
+cdef enum:
+    IN_LINE                  # waiter_t.word
+    CALLED
+    DISMISSED
+
+# A thread in line for the handle; lives on that thread's stack.
+cdef struct waiter_t:
+    uint32_t word
+    uint32_t edge            # its lock slot in the arena, once a search has to see it
+    int mode
+    waiter_t* next
+
+cdef double TIMEOUT_MAX = 9223372036.0       # as threading.TIMEOUT_MAX
+cdef int64_t NEVER = -1
+
+
+cdef int64_t deadline_of(bint blocking, double timeout) except -2:
+    """Check the arguments as threading.Lock does; return an absolute time in ns, or NEVER."""
+    if timeout == -1:
+        return NEVER
+    if not blocking:
+        raise BadArgument("can't specify a timeout for a non-blocking call")
+    if not timeout >= 0:
+        raise BadArgument("timeout value must be a non-negative number of seconds")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    return monotonic_ns() + <int64_t>(timeout * 1e9)
+
+
+@cython.final
+@cython.no_gc
+cdef class Lock:
+    """A lock on one resource, as :class:`pydlm.contract.LockLike` documents it.
+
+    It belongs to the handle: whoever has the handle may release it, in whatever thread.
+    Acquiring it again through the same handle waits, first come, first served.
+    """
+
+    cdef readonly Client client
+    cdef lkb_t* k
+    cdef waiter_t* first
+    cdef waiter_t* last
+    cdef uint32_t index
+    cdef uint8_t state
+    cdef bint passed_on          # was released by another thread than took it: no known owner
+    cdef object __weakref__
+
+    def __cinit__(self, Client client not None, name):
+        cdef bytes raw = resource_name(name)
+        cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(raw)
+        cdef uint32_t n = <uint32_t>PyBytes_GET_SIZE(raw)
+        cdef op_t o
+        cdef arena_t* a = client.a
+        cdef uint32_t hash_
+        cdef int error
+        self.state = SHUT
+        self.client = client
+        client.check_live()
+        if n == 0:
+            raise BadArgument("a resource name has at least 1 byte")
+        hash_ = dlm_hash(text, n, a.hdr.seed)
+        while True:
+            enter(&o, a, &a.shards[hash_ & a.shard_mask])
+            # NL is compatible with all, and EXPEDITE passes whoever waits: granted at once.
+            error = do_lock(&o, client.slot, text, n, hash_, NL, LKF_EXPEDITE, B_SYNC, 0, &self.k)
+            shard_unlock(a, o.s)
+            if error == 0:
+                break
+            if not refill(a, o.s, o.lacking):
+                raise_full(o.lacking)
+        self.index = lkb_index(a, self.k)
+        client.handles[self.index] = <PyObject*>self
+        self.state = IDLE
+
+    def __dealloc__(self):
+        if self.state == SHUT:
+            return
+        if self.client.live == dlm_epoch:
+            if self.k.grmode > NL:
+                warning = f"{self!r} was held when its last reference went; it has been released"
+                self.shut()
+                _warnings.warn(warning, ResourceWarning)
+            else:
+                self.shut()
+
+    # Taking and giving up.
+
+    def acquire(self, bint blocking=True, double timeout=-1, *, mode=EX_MODE):
+        """Take the lock in `mode`; return whether it could be had in `timeout` seconds (-1: no limit).
+
+        Waits until the lock manager grants it, first come, first served. The wait ends early by
+        `cancel` (Cancelled), `close` (Closed), a signal handler that raises, or because it would
+        never end (DeadlockError). Arguments and their errors are those of threading.Lock.
+        """
+        cdef int m = EX if mode is EX_MODE else held_mode(mode)
+        if timeout == -1 and self.state == IDLE and self.take_at_once(m):
+            return True
+        return self.take(m, blocking, deadline_of(blocking, timeout))
+
+    def __enter__(self):
+        if not (self.state == IDLE and self.take_at_once(EX)):
+            self.take(EX, True, NEVER)
+        return self
+
+    def __exit__(self, exc_type, exc, tb):
+        self.give_back()
+
+    def release(self):
+        """Give the lock up, back to NL, and publish what was written to its lock value block.
+
+        Any thread may. Raises NotHeld if nobody holds it, Busy while it is being converted.
+        """
+        self.give_back()
+
+    cdef inline bint take_at_once(self, int mode) noexcept:
+        """Take an idle lock that nobody is in the way of. False: nothing has changed."""
+        cdef arena_t* a = self.client.a
+        cdef lkb_t* k = self.k
+        cdef shard_t* s = shard_of(a, k)
+        cdef rsb_t* r
+        if self.client.live != dlm_epoch or not dlm_thread_ready() or not mutex_trylock(&s.mutex):
+            return False
+        r = &a.rsbs[k.rsb]
+        if r.converting or r.held_mask & dlm_conflicts[mode]:
+            mutex_unlock(&s.mutex, a.futex_flags)
+            return False
+        k.exflags = 0
+        k.sbflags = 0
+        k.owner = 0 if self.passed_on else dlm_tid
+        k.rqmode = <int8_t>mode
+        grant_native(a, r, k)
+        shard_unlock(a, s)
+        self.state = HELD
+        return True
+
+    cdef bint take(self, int mode, bint blocking, int64_t deadline) except -1:
+        cdef int status
+        self.check_open()
+        if self.state != IDLE:
+            if not blocking or not self.stand_in_line(mode, deadline):
+                return False
+        self.state = BUSY
+        try:
+            status = self.request(mode, blocking, deadline)
+        except BaseException:
+            if self.state == BUSY:
+                self.call_next()
+            raise
+        if status == ST_OK:
+            self.state = HELD
+            return True
+        self.call_next()
+        return False
+
+    cdef int give_back(self) except -1:
+        cdef lkb_t* k = self.k
+        if self.state != HELD or self.client.live != dlm_epoch:
+            self.check_open()
+            if self.state == BUSY and k.grmode > NL:
+                raise Busy("release of a lock that is being converted; cancel() that first")
+            raise NotHeld("release unlocked lock")
+        if k.owner != dlm_tid:
+            self.passed_on = True
+        self.back_to_null()
+        self.call_next()
+        return 0
+
+    cdef inline void back_to_null(self) noexcept:
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef lkb_t* k = self.k
+        cdef rsb_t* r
+        enter(&o, a, shard_of(a, k))
+        r = &a.rsbs[k.rsb]
+        if k.bits & B_DIRTY:
+            publish_dirty(a, o.s, r, k)
+        k.exflags = 0
+        k.sbflags = 0
+        k.rqmode = NL
+        grant_native(a, r, k)
+        if k.bits & B_HAS_FD:
+            push_fd_sync(&o, k)
+        if r.converting or r.waiting:
+            grant_pending(&o, r)
+        op_end(&o, k.rsb)
+
+    def convert(self, mode, bint blocking=True, double timeout=-1):
+        """Change the mode in place, without letting go; return whether it could be had in time.
+
+        Up: waits as `acquire` does; if two would wait for each other's mode, the second gets
+        DeadlockError at once. Down: never waits, and publishes the lock value block when it
+        leaves PW or EX. Whatever ends the wait, the old mode is kept. Raises NotHeld, Busy.
+        """
+        cdef int m = held_mode(mode)
+        cdef int64_t deadline = deadline_of(blocking, timeout)
+        cdef int status
+        self.check_open()
+        if self.state == BUSY:
+            raise Busy("a conversion of this lock is under way")
+        if self.state != HELD:
+            raise NotHeld("convert of a lock that is not held; acquire it in that mode")
+        self.state = BUSY
+        try:
+            status = self.request(m, blocking, deadline)
+        finally:
+            if self.state == BUSY:
+                self.state = HELD
+        return status == ST_OK
+
+    def cancel(self):
+        """End all waits through this handle, from another thread; return whether there were any.
+
+        The waiting calls raise Cancelled. A lock that is held stays held.
+        """
+        cdef op_t o
+        cdef bint found = self.first != NULL
+        self.check_open()
+        self.dismiss()
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        if self.k.queue == Q_CONVERT:
+            found = True
+            do_cancel(&o, &o.a.rsbs[self.k.rsb], self.k, ST_ECANCEL)
+        op_end(&o, self.k.rsb)
+        return found
+
+    def held(self, mode=EX_MODE, bint blocking=True, double timeout=-1):
+        """Return a context manager that holds the lock in `mode`.
+
+        Entering it raises WouldBlock or LockTimeout where `acquire` would return False.
+        """
+        return Held(self, held_mode(mode), blocking, timeout)
+
+    def close(self):
+        """Unlock, and end all waits through this handle with Closed. Idempotent."""
+        if self.state == SHUT:
+            return
+        if self.client.live == dlm_epoch:
+            self.dismiss()
+            self.shut()
+        self.state = SHUT
+
+    # What it is like now.
+
+    @property
+    def name(self):
+        """The resource's name, bytes."""
+        cdef rsb_t* r
+        self.check_open()
+        r = &self.client.a.rsbs[self.k.rsb]
+        return name_at(self.client.a, r)[:r.name_len]
+
+    @property
+    def lkid(self):
+        """The lock's id in its lockspace."""
+        self.check_open()
+        return <uint64_t>self.k.gen << 32 | self.index
+
+    @property
+    def granted(self):
+        """The mode that is held now; NL if the lock is not."""
+        self.check_open()
+        return MODES[self.k.grmode]
+
+    @property
+    def requested(self):
+        """The mode that is waited for, or None."""
+        self.check_open()
+        return mode_or_none(self.k.rqmode)
+
+    @property
+    def token(self):
+        """The fencing token: higher with each grant of this resource, also after a restart."""
+        self.check_open()
+        return self.k.token
+
+    @property
+    def blocked(self):
+        """The strictest mode that somebody waits for because of this lock, or None."""
+        cdef op_t o
+        cdef int mode
+        self.check_open()
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        mode = wanted_by_others(&o.a.rsbs[self.k.rsb], self.k)
+        shard_unlock(o.a, o.s)
+        return MODES[mode] if mode else None
+
+    def locked(self):
+        """Return whether the lock is held through this handle."""
+        return self.state != SHUT and self.client.live == dlm_epoch and self.k.grmode > NL
+
+    def __repr__(self):
+        cdef rsb_t* r
+        if self.state == SHUT or self.client.live != dlm_epoch:
+            return f"<closed pydlm.Lock object at {<uintptr_t><void*>self:#x}>"
+        r = &self.client.a.rsbs[self.k.rsb]
+        return (
+            f"<{'locked' if self.k.grmode > NL else 'unlocked'} pydlm.Lock object "
+            f"{name_at(self.client.a, r)[:r.name_len]!r} {MODES[self.k.grmode].name} "
+            f"at {<uintptr_t><void*>self:#x}>"
+        )
+
+    def fileno(self):
+        """Return an eventfd that is readable as long as this lock blocks somebody.
+
+        Made on first use, owned by the lock, gone with it. Raises OSError where the process may
+        have no more descriptors; the lock is unharmed.
+        """
+        cdef Client client = self.client
+        cdef port_t* port = &client.a.ports[client.slot]
+        cdef int fd
+        cdef bint first = False
+        self.check_open()
+        if port.fds != NULL and port.fds[self.index]:
+            return (port.fds[self.index] >> 1) - 1
+        fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if fd < 0:
+            raise OSError(errno, _os.strerror(errno))
+        pthread_mutex_lock(&port.mutex)
+        if port.fds == NULL:
+            port.fds = <int32_t*>mmap(
+                NULL, client.a.hdr.n_lkbs * sizeof(int32_t), PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+            )
+            if port.fds == <int32_t*>MAP_FAILED:
+                port.fds = NULL
+        if port.fds != NULL:
+            port.fds[self.index] = (fd + 1) << 1
+            shard_lock(client.a, shard_of(client.a, self.k))
+            self.k.bits |= B_HAS_FD
+            shard_unlock(client.a, shard_of(client.a, self.k))
+            sync_fd(client.a, port, self.index)
+        pthread_mutex_unlock(&port.mutex)
+        if port.fds == NULL:
+            close(fd)
+            raise MemoryError
+        return fd
+
+    # The lock value block.
+
+    @property
+    def lvb(self):
+        """The lock value block, bytes of constant length.
+
+        Read while the lock is held; raises LVBInvalid if whoever was changing it died. Written
+        while held in PW or EX; shorter values are padded with zeros. Others see it once the lock
+        is released or converted down. A holder that does not write leaves it as it is, also if
+        it is invalid.
+        """
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef uint32_t slot
+        cdef bint valid
+        self.check_held(CR)
+        value = PyBytes_FromStringAndSize(NULL, a.lvb_len)
+        enter(&o, a, shard_of(a, self.k))
+        slot = self.k.lvb if self.k.bits & B_DIRTY else a.rsbs[self.k.rsb].lvb
+        valid = self.block_is_valid()
+        if slot:
+            memcpy(PyBytes_AS_STRING(value), lvb_at(a, slot), a.lvb_len)
+        else:
+            memset(PyBytes_AS_STRING(value), 0, a.lvb_len)
+        shard_unlock(a, o.s)
+        if not valid:
+            raise LVBInvalid(
+                f"the lock value block of {self.name!r} is invalid: whoever was changing it died; "
+                "rebuild what it stands for and write it in EX"
+            )
+        return value
+
+    @lvb.setter
+    def lvb(self, value):
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef bytes raw = block_value(value, a.lvb_len)
+        cdef lkb_t* k = self.k
+        self.check_held(PW)
+        while True:
+            enter(&o, a, shard_of(a, k))
+            if k.lvb == 0:
+                k.lvb = take_lvb(a, o.s)
+            if k.lvb:
+                memset(lvb_at(a, k.lvb), 0, a.lvb_len)
+                memcpy(lvb_at(a, k.lvb), PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+                k.bits |= B_DIRTY
+            shard_unlock(a, o.s)
+            if k.lvb:
+                return
+            if not refill(a, o.s, KIND_LVB):
+                raise_full(KIND_LVB)
+
+    @property
+    def lvb_valid(self):
+        """Whether the lock value block may be believed. Raises NotHeld if the lock is not held."""
+        cdef op_t o
+        cdef bint valid
+        self.check_held(CR)
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        valid = self.block_is_valid()
+        shard_unlock(o.a, o.s)
+        return valid
+
+    cdef inline bint block_is_valid(self) noexcept nogil:
+        cdef rsb_t* r = &self.client.a.rsbs[self.k.rsb]
+        # Never written: zeros, and nobody can have been changing anything (rule 21).
+        return self.k.bits & B_DIRTY or not r.flags & R_INVALID or r.lvb == 0
+
+    # How it works inside.
+
+    cdef int check_open(self) except -1:
+        if self.state == SHUT:
+            raise Closed("the lock is closed")
+        return self.client.check_live()
+
+    cdef int check_held(self, int mode) except -1:
+        self.check_open()
+        if self.k.grmode < mode:
+            raise NotHeld(
+                f"the lock value block can be {'written in PW or EX' if mode == PW else 'read'} "
+                f"only while the lock is held, not in {MODES[self.k.grmode].name}"
+            )
+        return 0
+
+    cdef int shut(self) except -1:
+        """Unlock and let go of the slot. Called once, with the connection alive."""
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef port_t* port = &a.ports[self.client.slot]
+        cdef lkb_t* k = self.k
+        cdef uint32_t rsb
+        self.state = SHUT
+        self.client.handles[self.index] = NULL
+        if k.bits & B_HAS_FD:
+            pthread_mutex_lock(&port.mutex)
+            if port.fds != NULL and port.fds[self.index]:
+                close((port.fds[self.index] >> 1) - 1)
+                port.fds[self.index] = 0
+            pthread_mutex_unlock(&port.mutex)
+        enter(&o, a, shard_of(a, k))
+        rsb = k.rsb
+        if k.bits & B_DIRTY:
+            publish_dirty(a, o.s, &a.rsbs[rsb], k)
+        k.bits &= ~B_HAS_FD
+        k.exflags = 0
+        if load32(&k.futex) == WAITED:
+            store32(&k.futex, LEFT_TO_WAITER)
+            futex_wake(&k.futex, 1, a.futex_flags)
+        do_unlock(&o, &a.rsbs[rsb], k)
+        op_end(&o, rsb)
+        return 0
+
+    cdef bint ended(self) noexcept:
+        """Return whether the wait ended in the lock manager, and not by the lock being closed."""
+        if self.state != SHUT and self.client.live == dlm_epoch:
+            return True
+        self.reap()
+        return False
+
+    cdef int request(self, int mode, bint blocking, int64_t deadline) except -1:
+        """Convert to `mode`; return ST_OK or ST_EAGAIN. Raises what else can end a wait."""
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef lkb_t* k = self.k
+        cdef rsb_t* r
+        cdef uint32_t flags = 0 if blocking else LKF_NOQUEUE
+        cdef bint queued
+        cdef int status, before = k.grmode
+        enter(&o, a, shard_of(a, k))
+        r = &a.rsbs[k.rsb]
+        if may_quecvt(k.grmode, mode):
+            flags |= LKF_QUECVT     # or else readers would pass a waiting writer for ever
+        if k.bits & B_DIRTY and dlm_lvb_action[k.grmode + 1][mode] == 0:
+            publish_dirty(a, o.s, r, k)
+        k.owner = 0 if self.passed_on else dlm_tid
+        do_convert(&o, r, k, mode, flags)
+        queued = k.queue == Q_CONVERT
+        if queued:
+            store32(&k.futex, WAITED)
+        if k.bits & B_HAS_FD:
+            push_fd_sync(&o, k)
+        op_end(&o, k.rsb)
+        if queued:
+            try:
+                if not self.sleep(&k.futex, WAITED, deadline, NULL):
+                    return ST_EAGAIN
+            except BaseException:
+                if self.ended() and k.status == ST_OK and before == NL:
+                    self.back_to_null()     # granted meanwhile, but nobody will use it
+                raise
+            if not self.ended():
+                self.check_open()
+        status = k.status
+        if status == ST_ECANCEL:
+            raise Cancelled("the request was cancelled")
+        if status == ST_EDEADLK:
+            raise deadlock_error(self.conversion_deadlock(mode))
+        return status
+
+    cdef tuple conversion_deadlock(self, int mode):
+        """Name the two: this conversion, and the one that waits for this lock."""
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef uint32_t i, other = 0
+        enter(&o, a, shard_of(a, self.k))
+        i = a.rsbs[self.k.rsb].converting
+        while i and other == 0:
+            if not modes_compatible(self.k.grmode, a.lkbs[i].rqmode):
+                other = i
+            i = a.lkbs[i].next
+        shard_unlock(a, o.s)
+        me = describe(a, self.index)._replace(wanted=MODES[mode])
+        return (me, describe(a, other)) if other else (me,)
+
+    cdef bint sleep(
+        self, uint32_t* word, uint32_t value, int64_t deadline, waiter_t* in_line
+    ) except -1:
+        """Wait until *word is no longer `value`; False: the deadline came first.
+
+        If it returns False or raises, nothing of the wait is left.
+        """
+        cdef arena_t* a = self.client.a
+        cdef int64_t look_at = NEVER, until
+        cdef int rc
+        wait = self.client.deadlock_wait
+        if wait is not None:
+            look_at = monotonic_ns() + <int64_t>(<double>wait * 1e9)
+        try:
+            while load32(word) == value:
+                until = deadline
+                if look_at != NEVER and (until == NEVER or look_at < until):
+                    until = look_at
+                with nogil:
+                    rc = futex_wait(word, value, until, a.futex_flags)
+                if rc == EINTR:
+                    PyErr_CheckSignals()
+                elif rc == ETIMEDOUT:
+                    if until == deadline:
+                        return not self.take_back(in_line)
+                    look_at = NEVER
+                    self.break_deadlock(in_line)
+        except BaseException:
+            self.take_back(in_line)
+            raise
+        return True
+
+    cdef bint take_back(self, waiter_t* in_line) noexcept:
+        """End this thread's wait; False: it had ended already."""
+        cdef op_t o
+        if in_line != NULL:
+            if in_line.word != IN_LINE:
+                return False
+            self.leave_line(in_line)
+            return True
+        if load32(&self.k.futex) != WAITED:
+            return False
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        if load32(&self.k.futex) != WAITED:
+            shard_unlock(o.a, o.s)
+            return False
+        store32(&self.k.futex, 0)
+        do_cancel(&o, &o.a.rsbs[self.k.rsb], self.k, ST_ECANCEL)
+        op_end(&o, self.k.rsb)
+        return True
+
+    cdef void reap(self) noexcept:
+        """Free the slot that whoever closed the lock had to leave to the thread waiting in it."""
+        cdef op_t o
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        if load32(&self.k.futex) == LEFT_TO_WAITER:
+            store32(&self.k.futex, 0)
+            if not self.k.bits & (B_READY | B_FD_SYNC):
+                give_lkb(o.a, o.s, self.k)
+        shard_unlock(o.a, o.s)
+
+    # The line before the handle: threads of this process that wait for it to be given up.
+
+    cdef bint stand_in_line(self, int mode, int64_t deadline) except -1:
+        """Wait for our turn; True: the handle is ours to use. False: the deadline came first."""
+        cdef waiter_t w
+        w.word = IN_LINE
+        w.next = NULL
+        w.edge = 0
+        w.mode = mode
+        if self.first == NULL:
+            self.first = &w
+        else:
+            self.last.next = &w
+        self.last = &w
+        try:
+            if not self.sleep(&w.word, IN_LINE, deadline, &w):
+                return False
+        except BaseException:
+            if w.word == CALLED:
+                self.call_next()
+            raise
+        finally:
+            self.forget_edge(&w)
+        if w.word == DISMISSED:
+            self.check_open()
+            raise Cancelled("the wait was cancelled")
+        return True
+
+    cdef void leave_line(self, waiter_t* w) noexcept:
+        cdef waiter_t* before = NULL
+        cdef waiter_t* at = self.first
+        while at != w:
+            before = at
+            at = at.next
+        if before == NULL:
+            self.first = w.next
+        else:
+            before.next = w.next
+        if self.last == w:
+            self.last = before
+        w.word = DISMISSED
+
+    cdef void call_next(self) noexcept:
+        """Hand the idle handle to the first in line."""
+        cdef waiter_t* w = self.first
+        if w == NULL:
+            self.state = IDLE
+            return
+        self.first = w.next
+        self.state = TURN
+        store32(&w.word, CALLED)
+        futex_wake(&w.word, 1, self.client.a.futex_flags)
+
+    cdef void dismiss(self) noexcept:
+        """Send everybody in line away."""
+        cdef waiter_t* w
+        while self.first != NULL:
+            w = self.first
+            self.first = w.next
+            store32(&w.word, DISMISSED)
+            futex_wake(&w.word, 1, self.client.a.futex_flags)
+
+    # Deadlocks (rule 34).
+
+    cdef int break_deadlock(self, waiter_t* in_line) except -1:
+        """Raise DeadlockError if this thread waits in a cycle."""
+        cdef arena_t* a = self.client.a
+        cdef uint32_t node = self.client.this_node
+        cdef uint32_t index = self.index
+        if in_line != NULL:
+            index = self.show_edge(in_line)
+            if index == 0:
+                return 0
+        with nogil:
+            search_begin(a, node)
+        try:
+            cycle = find_cycle(a, index)
+            if cycle:
+                members = describe_cycle(a, cycle)
+                if self.take_back(in_line):
+                    raise deadlock_error(members)
+        finally:
+            search_end(a)
+        return 0
+
+    cdef uint32_t show_edge(self, waiter_t* w) noexcept:
+        """Make a wait in line visible to searches, as a lock slot that is on no queue."""
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        cdef lkb_t* k
+        cdef uint32_t i
+        enter(&o, a, shard_of(a, self.k))
+        i = take_lkb(a, o.s)
+        if i:
+            k = &a.lkbs[i]
+            k.shard = self.k.shard
+            k.rsb = self.k.rsb
+            k.client = self.client.slot
+            k.grmode = IV
+            k.rqmode = <int8_t>w.mode
+            k.owner = dlm_tid
+            k.ready_next = self.index
+            k.queue = Q_HANDLE
+            k.bits = B_USED
+            w.edge = i
+        shard_unlock(a, o.s)
+        return i
+
+    cdef void forget_edge(self, waiter_t* w) noexcept:
+        cdef op_t o
+        cdef arena_t* a = self.client.a
+        if w.edge == 0 or self.client.live != dlm_epoch:
+            return              # a closed connection has taken it along
+        enter(&o, a, shard_of(a, &a.lkbs[w.edge]))
+        give_lkb(a, o.s, &a.lkbs[w.edge])
+        shard_unlock(a, o.s)
+
+
+cdef inline void grant_native(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
+    """What `grant` does, for a lock on the granted queue whose block is kept by its holder."""
+    uncount_held(r, k.grmode)
+    count_held(r, k.rqmode)
+    k.grmode = k.rqmode
+    k.rqmode = IV
+    if k.prev:
+        unlink_lkb(a, &r.granted, NULL, k)
+        put_granted(a, r, k)
+    k.highbast = 0
+    k.trybast = 0
+    r.token += 1
+    k.token = r.token
+    k.since = coarse_centiseconds()
+
+
+@cython.final
+cdef class Held:
+    """The context manager of `Lock.held`."""
+
+    cdef Lock lock
+    cdef int mode
+    cdef bint blocking
+    cdef double timeout
+
+    def __cinit__(self, Lock lock not None, int mode, bint blocking, double timeout):
+        self.lock = lock
+        self.mode = mode
+        self.blocking = blocking
+        self.timeout = timeout
+
+    def __enter__(self):
+        if not self.lock.take(self.mode, self.blocking, deadline_of(self.blocking, self.timeout)):
+            raise_not_in_time(self.lock.name, MODES[self.mode], self.blocking, self.timeout)
+        return self.lock
+
+    def __exit__(self, exc_type, exc, tb):
+        self.lock.give_back()
+
+
+cdef int raise_not_in_time(bytes name, mode, bint blocking, double timeout) except -1:
+    if blocking:
+        raise LockTimeout(f"{name!r} could not be had in {mode.name} within {timeout} seconds")
+    raise WouldBlock(f"{name!r} cannot be had in {mode.name} at once")

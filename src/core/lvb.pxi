@@ -1,0 +1,53 @@
+# The lock value block (rules 18 to 22).
+
+
+cdef bint publish_lvb(arena_t* a, shard_t* s, rsb_t* r, const unsigned char* value) noexcept nogil:
+    """Make `value` the resource's block. The switch is one store, so nobody ever sees half of it."""
+    cdef uint32_t old = r.lvb
+    cdef uint32_t fresh = take_lvb(a, s)
+    if fresh == 0:
+        return False
+    memcpy(lvb_at(a, fresh), value, a.lvb_len)
+    store32(&r.lvb, fresh)
+    if old:
+        give_lvb(a, s, old)
+    r.flags &= ~R_INVALID
+    return True
+
+
+cdef void publish_dirty(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
+    """Make the slot a native holder wrote into the resource's block, without a copy."""
+    cdef uint32_t old = r.lvb
+    store32(&r.lvb, k.lvb)
+    k.lvb = 0
+    k.bits &= ~B_DIRTY
+    if old:
+        give_lvb(a, s, old)
+    r.flags &= ~R_INVALID
+
+
+cdef void lvb_at_grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
+    """Read or write the block as the conversion from grmode to rqmode demands (rules 2 and 19)."""
+    cdef int action = dlm_lvb_action[k.grmode + 1][k.rqmode]
+    if action == 1:
+        if k.lvb == 0 or not k.exflags & LKF_VALBLK or r.lvb == 0:
+            return
+        memcpy(lvb_at(a, k.lvb), lvb_at(a, r.lvb), a.lvb_len)
+    elif action == 0:
+        if k.exflags & LKF_IVVALBLK:
+            r.flags |= R_INVALID
+            return
+        if k.lvb == 0 or not k.exflags & LKF_VALBLK:
+            return
+        publish_lvb(a, s, r, lvb_at(a, k.lvb))
+    if r.flags & R_INVALID:
+        k.sbflags |= SBF_VALNOTVALID
+
+
+cdef void lvb_at_unlock(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
+    if k.grmode < PW:
+        return
+    if k.exflags & LKF_IVVALBLK:
+        r.flags |= R_INVALID
+    elif k.lvb and k.exflags & LKF_VALBLK:
+        publish_lvb(a, s, r, lvb_at(a, k.lvb))

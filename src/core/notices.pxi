@@ -1,0 +1,117 @@
+# Completions (AST) and notices (BAST), recorded in the lock they concern (rules 23 to 26).
+#
+# While a shard is locked we only write memory. Whom to wake and whose descriptors to raise is
+# collected in an op_t and done after the mutex is given up.
+
+cdef enum:
+    MAX_WAKE = 32            # grants of one critical section; more go on in the next
+    MAX_RING = 16            # connections told one by one; more, and all are looked at
+
+cdef struct op_t:
+    arena_t* a
+    shard_t* s
+    uint32_t n_wake
+    uint32_t n_ring
+    bint unfinished          # n_wake was reached: run the grant pass of the resource again
+    int lacking              # kind of slot that is used up, if that is why it failed
+    uint32_t wake[MAX_WAKE]
+    uint16_t ring[MAX_RING]
+
+
+cdef inline void op_init(op_t* o, arena_t* a, shard_t* s) noexcept nogil:
+    o.a = a
+    o.s = s
+    o.n_wake = 0
+    o.n_ring = 0
+    o.unfinished = False
+
+
+cdef inline void op_begin(op_t* o, arena_t* a, shard_t* s) noexcept nogil:
+    op_init(o, a, s)
+    shard_lock(a, s)
+
+
+cdef inline void enter(op_t* o, arena_t* a, shard_t* s) noexcept:
+    """op_begin with the GIL: kept if the mutex is free, and not held while we wait for it."""
+    op_init(o, a, s)
+    if not (dlm_thread_ready() and mutex_trylock(&s.mutex)):
+        with nogil:
+            shard_lock(a, s)
+
+
+cdef void ring(op_t* o, uint16_t client) noexcept nogil:
+    cdef uint32_t i
+    if o.n_ring > MAX_RING:
+        return
+    for i in range(o.n_ring):
+        if o.ring[i] == client:
+            return
+    if o.n_ring < MAX_RING:
+        o.ring[o.n_ring] = client
+    o.n_ring += 1
+
+
+cdef void push_ready(op_t* o, lkb_t* k) noexcept nogil:
+    """Put a lock that has got its first event on its client's list."""
+    cdef client_t* c = &o.a.clients[k.client]
+    cdef uint32_t i = lkb_index(o.a, k)
+    cdef uint32_t head
+    if k.bits & B_READY:
+        return
+    k.bits |= B_READY
+    while True:
+        head = load32(&c.ready)
+        k.ready_next = head
+        if cas32(&c.ready, head, i):
+            break
+    if head == 0:
+        ring(o, k.client)
+
+
+cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
+    """Have the lock's own descriptor brought up to date."""
+    cdef client_t* c = &o.a.clients[k.client]
+    cdef uint32_t i = lkb_index(o.a, k)
+    cdef uint32_t head
+    if k.bits & (B_HAS_FD | B_FD_SYNC) != B_HAS_FD:
+        return
+    k.bits |= B_FD_SYNC
+    while True:
+        head = load32(&c.fd_sync)
+        k.fd_next = head
+        if cas32(&c.fd_sync, head, i):
+            break
+    if head == 0:
+        ring(o, k.client)
+
+
+cdef void complete(op_t* o, lkb_t* k, int status) noexcept nogil:
+    """Record that the request of a lock has ended."""
+    k.status = status
+    if k.bits & B_SYNC:
+        if load32(&k.futex) == WAITED:
+            store32(&k.futex, 0)
+            o.wake[o.n_wake] = lkb_index(o.a, k)
+            o.n_wake += 1
+        return
+    if k.bits & B_ORPHAN:
+        return
+    k.has_cast = True
+    k.cast_mode = k.grmode
+    k.cast_sb = k.sbflags
+    push_ready(o, k)
+
+
+cdef void notify(op_t* o, lkb_t* k, int mode) noexcept nogil:
+    """Record that a holder is wanted to make way for `mode`."""
+    cdef uint8_t* slot
+    k.highbast = <uint8_t>mode
+    if k.bits & B_ORPHAN:
+        return
+    push_fd_sync(o, k)
+    if not o.a.clients[k.client].listening:
+        return
+    slot = &k.bast_then if k.has_cast else &k.bast_first
+    if mode > slot[0]:
+        slot[0] = <uint8_t>mode
+    push_ready(o, k)

@@ -1,0 +1,125 @@
+# What becomes of the locks of a client that is gone (rules 31 to 33).
+
+cdef struct born_t:
+    uint32_t born
+    uint32_t lkb
+
+
+cdef int older(const void* x, const void* y) noexcept nogil:
+    return -1 if (<born_t*>x).born < (<born_t*>y).born else 1
+
+
+cdef born_t* locks_of(arena_t* a, uint32_t client, uint32_t* n) noexcept nogil:
+    """List the locks of a client, oldest first. The caller frees the list; NULL: no memory."""
+    cdef uint32_t i, room = 0, last = load32(&a.hdr.next_lkb)
+    cdef lkb_t* k
+    cdef born_t* list_
+    n[0] = 0
+    for i in range(1, last):
+        k = &a.lkbs[i]
+        if k.bits & B_USED and k.client == client:
+            room += 1
+    list_ = <born_t*>malloc((room + 1) * sizeof(born_t))
+    if list_ == NULL:
+        return NULL
+    for i in range(1, last):
+        k = &a.lkbs[i]
+        if k.bits & B_USED and k.client == client and n[0] < room:
+            list_[n[0]].born = k.born
+            list_[n[0]].lkb = i
+            n[0] += 1
+    qsort(list_, n[0], sizeof(born_t), older)
+    return list_
+
+
+cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
+    """End one lock of a client that is gone."""
+    cdef rsb_t* r = &o.a.rsbs[k.rsb]
+    if k.bits & B_ZOMBIE or k.rsb == 0:
+        # Only its events were left, and nobody will read them.
+        give_lkb(o.a, o.s, k)
+        return
+    k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
+    if load32(&k.futex) == WAITED:
+        store32(&k.futex, LEFT_TO_WAITER)      # its thread finds the connection closed
+        futex_wake(&k.futex, 1, o.a.futex_flags)
+    if k.queue == Q_HANDLE:
+        give_lkb(o.a, o.s, k)
+        return
+    k.bits |= B_ORPHAN          # from here on, nobody is told
+    k.bits &= ~B_SYNC
+    k.client = NOBODY
+    k.ready_next = node
+    if died and k.exflags & LKF_PERSISTENT:
+        if k.queue == Q_WAITING or k.queue == Q_CONVERT:
+            do_cancel(o, r, k, ST_ECANCEL)
+        return
+    if k.bits & B_DIRTY and not died:
+        publish_dirty(o.a, o.s, r, k)
+        k.exflags = 0
+    if died:
+        k.exflags |= LKF_IVVALBLK
+    do_unlock(o, r, k)
+
+
+cdef bint purge_client(arena_t* a, uint32_t client, uint32_t node, bint died) noexcept nogil:
+    """Release all a client had; with `died` as the kernel does when it finds a client gone."""
+    cdef op_t o
+    cdef uint32_t i, n, rsb
+    cdef lkb_t* k
+    cdef born_t* locks = locks_of(a, client, &n)
+    if locks == NULL:
+        return False
+    for i in range(n):
+        k = &a.lkbs[locks[i].lkb]
+        op_begin(&o, a, shard_of(a, k))
+        rsb = k.rsb
+        if k.bits & B_USED and k.client == client:
+            lose_lkb(&o, k, node, died)
+        op_end(&o, rsb)
+    free(locks)
+    return True
+
+
+cdef bint purge_orphans(arena_t* a, uint32_t node) noexcept nogil:
+    cdef op_t o
+    cdef uint32_t i, n, rsb
+    cdef lkb_t* k
+    cdef born_t* locks = locks_of(a, NOBODY, &n)
+    if locks == NULL:
+        return False
+    for i in range(n):
+        k = &a.lkbs[locks[i].lkb]
+        op_begin(&o, a, shard_of(a, k))
+        rsb = k.rsb
+        if k.bits & B_ORPHAN and (node == 0 or k.ready_next == node):
+            k.exflags |= LKF_FORCEUNLOCK
+            do_unlock(&o, &a.rsbs[rsb], k)
+        op_end(&o, rsb)
+    free(locks)
+    return True
+
+
+cdef int adopt_orphan(op_t* o, rsb_t* r, uint16_t client, int mode, lkb_t** out) noexcept nogil:
+    """Give an orphan a client again: the oldest of that mode (rule 33)."""
+    cdef lkb_t* k
+    cdef lkb_t* best = NULL
+    cdef bint other_mode = False
+    cdef uint32_t i = r.granted
+    while i:
+        k = &o.a.lkbs[i]
+        i = k.next
+        if not k.bits & B_ORPHAN:
+            continue
+        if k.grmode != mode:
+            other_mode = True
+        elif best == NULL or k.token < best.token:
+            best = k
+    if best == NULL:
+        return EAGAIN if other_mode else ENOENT
+    best.bits &= ~B_ORPHAN
+    best.client = client
+    best.ready_next = 0
+    best.born = add32(&o.a.clients[client].born, 1)
+    out[0] = best
+    return 0

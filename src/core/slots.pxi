@@ -1,0 +1,158 @@
+# Slots of the arena: taken from the free list of a shard, given back to it. All under its mutex.
+
+
+cdef inline uint32_t take_stock(uint32_t* counter, uint32_t limit, uint32_t* n) noexcept nogil:
+    """Move up to SLOT_BATCH fresh slots out of the common stock; return the first, 0 if none is left."""
+    cdef uint32_t first
+    while True:
+        first = load32(counter)
+        n[0] = limit - first if limit - first < SLOT_BATCH else SLOT_BATCH
+        if n[0] == 0:
+            return 0
+        if cas32(counter, first, first + n[0]):
+            return first
+
+
+cdef uint32_t take_lkb(arena_t* a, shard_t* s) noexcept nogil:
+    cdef uint32_t i, first, n
+    if s.free_lkb == 0:
+        first = take_stock(&a.hdr.next_lkb, a.hdr.n_lkbs, &n)
+        if first == 0:
+            return 0
+        for i in range(n):
+            a.lkbs[first + i].shard = <uint8_t>(s - a.shards)
+            a.lkbs[first + i].next = first + i + 1 if i + 1 < n else 0
+        s.free_lkb = first
+    i = s.free_lkb
+    s.free_lkb = a.lkbs[i].next
+    s.used_lkbs += 1
+    return i
+
+
+cdef uint32_t take_rsb(arena_t* a, shard_t* s) noexcept nogil:
+    cdef uint32_t i, first, n
+    if s.free_rsb == 0:
+        first = take_stock(&a.hdr.next_rsb, a.hdr.n_rsbs, &n)
+        if first == 0:
+            return 0
+        for i in range(n):
+            a.rsbs[first + i].chain = first + i + 1 if i + 1 < n else 0
+        s.free_rsb = first
+    i = s.free_rsb
+    s.free_rsb = a.rsbs[i].chain
+    s.used_rsbs += 1
+    return i
+
+
+# A free lvb or name slot keeps the number of the next one in its first bytes.
+cdef uint32_t take_block(
+    unsigned char* base, uint32_t size, uint32_t* free, uint32_t* counter, uint32_t limit
+) noexcept nogil:
+    cdef uint32_t i, first, n, link
+    if free[0] == 0:
+        first = take_stock(counter, limit, &n)
+        if first == 0:
+            return 0
+        for i in range(n):
+            link = first + i + 1 if i + 1 < n else 0
+            memcpy(base + <size_t>(first + i) * size, &link, sizeof(uint32_t))
+        free[0] = first
+    i = free[0]
+    memcpy(free, base + <size_t>i * size, sizeof(uint32_t))
+    return i
+
+
+cdef inline uint32_t take_lvb(arena_t* a, shard_t* s) noexcept nogil:
+    return take_block(a.lvbs, a.lvb_len, &s.free_lvb, &a.hdr.next_lvb, a.hdr.n_lvbs)
+
+
+cdef inline void give_lvb(arena_t* a, shard_t* s, uint32_t slot) noexcept nogil:
+    memcpy(lvb_at(a, slot), &s.free_lvb, sizeof(uint32_t))
+    s.free_lvb = slot
+
+
+cdef void give_lkb(arena_t* a, shard_t* s, lkb_t* k) noexcept nogil:
+    if k.lvb:
+        give_lvb(a, s, k.lvb)
+        k.lvb = 0
+    k.bits = 0
+    k.queue = Q_NONE
+    k.gen += 1
+    k.next = s.free_lkb
+    s.free_lkb = lkb_index(a, k)
+    s.used_lkbs -= 1
+
+
+# Some slots may lie free in other shards when the common stock is used up.
+cdef enum:
+    KIND_LKB
+    KIND_RSB
+    KIND_LVB
+    KIND_NAME
+
+
+cdef uint32_t pop_free(arena_t* a, shard_t* s, int kind) noexcept nogil:
+    cdef uint32_t i = 0
+    if kind == KIND_LKB:
+        i = s.free_lkb
+        if i:
+            s.free_lkb = a.lkbs[i].next
+    elif kind == KIND_RSB:
+        i = s.free_rsb
+        if i:
+            s.free_rsb = a.rsbs[i].chain
+    elif kind == KIND_LVB:
+        i = s.free_lvb
+        if i:
+            memcpy(&s.free_lvb, lvb_at(a, i), sizeof(uint32_t))
+    elif kind == KIND_NAME:
+        i = s.free_name
+        if i:
+            memcpy(&s.free_name, a.names + <size_t>i * NAME_MAX, sizeof(uint32_t))
+    return i
+
+
+cdef void push_free(arena_t* a, shard_t* s, int kind, uint32_t i) noexcept nogil:
+    if kind == KIND_LKB:
+        a.lkbs[i].shard = <uint8_t>(s - a.shards)
+        a.lkbs[i].next = s.free_lkb
+        s.free_lkb = i
+    elif kind == KIND_RSB:
+        a.rsbs[i].chain = s.free_rsb
+        s.free_rsb = i
+    elif kind == KIND_LVB:
+        give_lvb(a, s, i)
+    elif kind == KIND_NAME:
+        memcpy(a.names + <size_t>i * NAME_MAX, &s.free_name, sizeof(uint32_t))
+        s.free_name = i
+
+
+cdef bint refill(arena_t* a, shard_t* mine, int kind) noexcept nogil:
+    """Move a slot from another shard to this one. Called without any mutex."""
+    cdef uint32_t s, slot = 0
+    for s in range(a.shard_mask + 1):
+        if &a.shards[s] == mine:
+            continue
+        shard_lock(a, &a.shards[s])
+        slot = pop_free(a, &a.shards[s], kind)
+        shard_unlock(a, &a.shards[s])
+        if slot:
+            break
+    if slot == 0:
+        return False
+    shard_lock(a, mine)
+    push_free(a, mine, kind, slot)
+    shard_unlock(a, mine)
+    return True
+
+
+cdef bint ensure_lvb(arena_t* a, shard_t* s) noexcept nogil:
+    """Make sure that the next write of a lock value block finds a slot."""
+    cdef uint32_t slot
+    if s.free_lvb:
+        return True
+    slot = take_lvb(a, s)
+    if slot == 0:
+        return False
+    give_lvb(a, s, slot)
+    return True

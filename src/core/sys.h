@@ -1,0 +1,65 @@
+/* See sys.pxd. */
+#ifndef PYDLM_SYS_H
+#define PYDLM_SYS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define load32(p)         __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define store32(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define swap32(p, v)      __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+#define add32(p, v)       __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
+#define or32(p, v)        __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
+
+static inline int cas32(uint32_t *p, uint32_t old, uint32_t new_) {
+    return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* Sleep while *word == value, `flags` being 0 or FUTEX_PRIVATE_FLAG. `until` is an absolute
+   time of the monotonic clock in nanoseconds, negative for ever. Returns 0 or an errno. */
+static inline int futex_wait(uint32_t *word, uint32_t value, int64_t until, int flags) {
+    struct timespec ts = { until / 1000000000, until % 1000000000 };
+    long rc = syscall(SYS_futex, word, FUTEX_WAIT_BITSET | flags, value,
+                      until < 0 ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
+    return rc == 0 ? 0 : errno;
+}
+
+static inline void futex_wake(uint32_t *word, int count, int flags) {
+    syscall(SYS_futex, word, FUTEX_WAKE | flags, count, NULL, NULL, 0);
+}
+
+static inline int64_t monotonic_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+/* For ages only: a few milliseconds coarse, but a fifth of the price. */
+static inline uint32_t coarse_centiseconds(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (uint32_t)(ts.tv_sec * 100 + ts.tv_nsec / 10000000);
+}
+
+/* The counter is kept at 0 or 1, so neither call can block or overflow. */
+static inline void eventfd_raise(int fd) {
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+static inline void eventfd_clear(int fd) {
+    uint64_t count;
+    while (read(fd, &count, sizeof count) < 0 && errno == EINTR) {}
+}
+
+#endif

@@ -1,0 +1,74 @@
+"""Stacks by name: pydlm's own, and those of the entry point group ``pydlm.stacks``.
+
+A stack is named ``name`` or ``name:locator``. A name that was asked for is used or fails;
+nothing is tried in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+from pydlm.contract import Stack
+from pydlm.errors import BadArgument, StackUnavailable
+
+__all__ = ["DEFAULT_STACK", "STACK_VARIABLE", "connect_stack", "find_stack", "stack_names"]
+
+#: Names the stack where the program does not.
+STACK_VARIABLE: Final = "PYDLM_STACK"
+DEFAULT_STACK: Final = "local"
+ENTRY_POINT_GROUP: Final = "pydlm.stacks"
+
+# Our own work also where the package was not installed, and cannot be replaced by accident.
+BUILT_IN: Final = {"local": ("pydlm.stacks.local", "LocalStack")}
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {
+        point.name: point
+        for point in entry_points(group=ENTRY_POINT_GROUP)
+        if point.name not in BUILT_IN
+    }
+
+
+def stack_names() -> list[str]:
+    """Return the names of all stacks that are installed; whether they work here is not asked."""
+    return [*BUILT_IN, *sorted(_plugins())]
+
+
+def find_stack(name: str) -> type[Stack]:
+    """Return the stack called `name`. Raises StackUnavailable, with the first error as cause."""
+    if name in BUILT_IN:
+        module, attribute = BUILT_IN[name]
+        stack: type[Stack] = getattr(import_module(module), attribute)
+        return stack
+    point = _plugins().get(name)
+    if point is None:
+        raise StackUnavailable(f"no stack is called {name!r}; there are: {', '.join(stack_names())}")
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise StackUnavailable(
+            f"stack {name!r} ({point.value}) cannot be loaded: {error!r}"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Stack)):
+        raise StackUnavailable(
+            f"stack {name!r} ({point.value}) is no pydlm.contract.Stack; derive it from that"
+        )
+    return loaded
+
+
+def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
+    """Connect to `lockspace` on the stack named ``name[:locator]``.
+
+    None: the one that the environment variable PYDLM_STACK names, or `local`.
+    """
+    chosen = stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK
+    if not lockspace or "\0" in lockspace or "/" in lockspace or len(os.fsencode(lockspace)) > 64:
+        raise BadArgument(
+            f"lockspace name {lockspace!r} is not 1 to 64 bytes without '/' and NUL"
+        )
+    name, _, locator = chosen.partition(":")
+    return find_stack(name).connect(lockspace, locator, **options)

@@ -1,0 +1,89 @@
+"""The `local` stack: a lockspace in the memory of this process.
+
+Each connection is a client of its own; several stand for several nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from pydlm import _core
+from pydlm.contract import Stack
+from pydlm.errors import BadArgument
+
+__all__ = ["LocalStack"]
+
+CAPABILITIES = frozenset(
+    {
+        "bast",
+        "stackglue",
+        "modes6",
+        "convert",
+        "trylock",
+        "cancel",
+        "lvb",
+        "ivvalblk",
+        "fencing",
+        "deadlock",
+        "persistent",
+        "native",
+        "dump",
+    }
+)
+
+DEFAULT_CAPACITY = 1 << 20
+DEFAULT_LVB_LEN = 64
+
+_arenas: WeakValueDictionary[str, _core.Arena] = WeakValueDictionary()
+_arenas_guard = threading.Lock()
+
+
+class LocalStack(_core.Client):
+    """A connection to a lockspace of this process. The lockspace lasts as long as one is open."""
+
+    name: ClassVar[str] = "local"
+    capabilities: ClassVar[frozenset[str]] = CAPABILITIES
+
+    @classmethod
+    def connect(
+        cls,
+        lockspace: str,
+        locator: str = "",
+        *,
+        capacity: int | None = None,
+        lvb_len: int | None = None,
+        deadlock_wait: float | None = 1.0,
+    ) -> LocalStack:
+        """Join `lockspace`; who comes first creates it.
+
+        `capacity`: locks, and resources, it has room for (default 1,048,576). `lvb_len`: bytes of
+        a lock value block (default 64). `deadlock_wait`: seconds after which a waiter looks
+        for a deadlock; 0 at once, None never. Raises BadArgument where the lockspace exists and is
+        of another size.
+        """
+        if locator:
+            raise BadArgument(f"the local stack has no place to choose; {locator!r} means nothing")
+        with _arenas_guard:
+            arena = _arenas.get(lockspace)
+            if arena is None:
+                arena = _core.Arena(
+                    lockspace,
+                    capacity=DEFAULT_CAPACITY if capacity is None else capacity,
+                    lvb_len=DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
+                )
+                _arenas[lockspace] = arena
+        for what, wanted, found in (
+            ("capacity", capacity, arena.capacity),
+            ("lvb_len", lvb_len, arena.lvb_len),
+        ):
+            if wanted is not None and wanted != found:
+                raise BadArgument(
+                    f"lockspace {lockspace!r} exists with {what} {found}, not {wanted}; "
+                    f"leave {what} out, or close its connections first"
+                )
+        return cls(arena, deadlock_wait=deadlock_wait)
+
+
+Stack.register(LocalStack)
