@@ -529,3 +529,7 @@ cdef class Client:
         if port.events >= 0:
             eventfd_raise(port.events)
         return events
+
+    def open(self, name):
+        """Open a native lock on the resource `name`."""
+        return Lock(self, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from pydlm.types import Event, LockFlag, LockStatus, Mode
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["CAPABILITIES", "LockLike", "Stack"]
+__all__ = ["CAPABILITIES", "Lock", "NativeStack", "Stack"]
 
 #: Every capability word and what it promises.
 CAPABILITIES: dict[str, str] = {
@@ -107,6 +108,10 @@ class Stack(ABC):
         """
 
     @abstractmethod
+    def deadlock_cancel(self, lkid: int) -> None:
+        """Take back a waiting request as the victim of a deadlock: its Completion has EDEADLK."""
+
+    @abstractmethod
     def lock_status(self, lkid: int) -> LockStatus:
         """Return what is known of a lock of this connection. Raises NoSuchLock."""
 
@@ -138,37 +143,117 @@ class Stack(ABC):
         """
 
 
+class NativeStack(Stack):
+    """A stack that brings its own blocking locks, faster than those made of its verbs."""
+
+    @abstractmethod
+    def open(self, name: str | bytes) -> Lock:
+        """Return a new handle on the resource `name`; it holds NL. Must not wait."""
+
+
 @runtime_checkable
-class LockLike(Protocol):
-    """The public face of a lock, whoever implements it; `pydlm.lock` documents it."""
+class Lock(Protocol):
+    """A lock on one resource, whichever stack it is on: what `Lockspace.lock` returns.
+
+    The handle holds NL. Ownership is the handle: any thread may release what another acquired,
+    and acquiring again through the same handle waits, first come, first served.
+    """
 
     @property
-    def name(self) -> bytes: ...
+    def name(self) -> bytes:
+        """The resource's name."""
+        ...
+
     @property
-    def lkid(self) -> int: ...
+    def lkid(self) -> int:
+        """The lock's id in its lockspace."""
+        ...
+
     @property
-    def granted(self) -> Mode | None: ...
+    def granted(self) -> Mode:
+        """The mode that is held now; NL if the lock is not."""
+        ...
+
     @property
-    def blocked(self) -> Mode | None: ...
+    def requested(self) -> Mode | None:
+        """The mode that is waited for, or None."""
+        ...
+
     @property
-    def token(self) -> int: ...
+    def blocked(self) -> Mode | None:
+        """The strictest mode that somebody waits for because of this lock, or None."""
+        ...
+
     @property
-    def lvb(self) -> bytes: ...
+    def token(self) -> int:
+        """The fencing token: higher with each grant of this resource."""
+        ...
+
+    @property
+    def lvb(self) -> bytes:
+        """The lock value block, `lvb_len` bytes; readable while held, else NotHeld.
+
+        Raises LVBInvalid if whoever was changing it died. Set it while held in PW or EX, to at
+        most `lvb_len` bytes, padded with zeros; published by the release or down-conversion.
+        """
+        ...
+
     @lvb.setter
     def lvb(self, value: bytes, /) -> None: ...
+
     @property
-    def lvb_valid(self) -> bool: ...
+    def lvb_valid(self) -> bool:
+        """Whether the lock value block may be believed."""
+        ...
 
     def acquire(
         self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX
-    ) -> bool: ...
-    def release(self) -> None: ...
-    def locked(self) -> bool: ...
-    def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool: ...
-    def cancel(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
-    def __enter__(self) -> object: ...
+    ) -> bool:
+        """Take the lock; return whether it could be had in `timeout` seconds (-1: no limit).
+
+        The wait ends early by `cancel` (Cancelled), `close` (Closed), a signal handler that raises,
+        or because it would never end (DeadlockError).
+        """
+        ...
+
+    def release(self) -> None:
+        """Give the lock up, back to NL. Raises NotHeld, or Busy while it is being converted."""
+        ...
+
+    def locked(self) -> bool:
+        """Return whether the lock is held through this handle."""
+        ...
+
+    def held(
+        self, mode: Mode = Mode.EX, blocking: bool = True, timeout: float = -1
+    ) -> AbstractContextManager[Lock]:
+        """Return a context manager that holds the lock in `mode`.
+
+        Entering it raises WouldBlock or LockTimeout where `acquire` would return False.
+        """
+        ...
+
+    def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
+        """Change the mode in place; return whether it could be had in time.
+
+        Whatever ends the wait, the old mode is kept. Raises DeadlockError at once where two
+        conversions would wait for each other; NotHeld, Busy, Cancelled.
+        """
+        ...
+
+    def cancel(self) -> bool:
+        """End all waits through this handle with Cancelled; return whether there were any."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable as long as this lock blocks somebody."""
+        ...
+
+    def close(self) -> None:
+        """Unlock, and end all waits through this handle with Closed. Idempotent."""
+        ...
+
+    def __enter__(self) -> Self: ...
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

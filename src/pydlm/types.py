@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from pydlm.contract import LockLike
+    from pydlm.contract import Lock
 
 __all__ = [
     "ECANCEL",
@@ -126,7 +126,7 @@ class Completion(NamedTuple):
     granted: Mode | None  #: mode now held; None if the lock is gone
     lvb: bytes | None  #: the lock value block, where one came with it
     token: int = 0  #: fencing token, where the request was granted
-    lock: LockLike | None = None
+    lock: Lock | None = None
 
 
 class Blocked(NamedTuple):
@@ -134,7 +134,7 @@ class Blocked(NamedTuple):
 
     lkid: int
     mode: Mode
-    lock: LockLike | None = None
+    lock: Lock | None = None
 
 
 class NodeDown(NamedTuple):

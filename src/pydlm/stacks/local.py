@@ -10,7 +10,7 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from pydlm import _core
-from pydlm.contract import Stack
+from pydlm.contract import NativeStack
 from pydlm.errors import BadArgument
 
 __all__ = ["LocalStack"]
@@ -86,4 +86,4 @@ class LocalStack(_core.Client):
         return cls(arena, deadlock_wait=deadlock_wait)
 
 
-Stack.register(LocalStack)
+NativeStack.register(LocalStack)

@@ -1,0 +1,108 @@
+"""A connection to a lockspace: where locks come from, and one descriptor for all their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pydlm.blocking import BlockingLocks
+from pydlm.contract import Lock, NativeStack, Stack
+from pydlm.stackglue import connect_stack
+from pydlm.types import Event, LockStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Lockspace", "connect"]
+
+
+class Lockspace:
+    """One connection of this process to a lockspace; made by :func:`connect`.
+
+    Closing it, or the end of the process, releases all its locks. It does not survive a fork:
+    the child connects for itself, and what the parent holds is not touched.
+    """
+
+    def __init__(self, name: str, stack: Stack) -> None:
+        self._name = name
+        self._stack = stack
+        self._locks = stack if isinstance(stack, NativeStack) else BlockingLocks(stack)
+
+    @property
+    def name(self) -> str:
+        """The lockspace's name."""
+        return self._name
+
+    @property
+    def stack(self) -> Stack:
+        """The stack underneath, with the asynchronous verbs."""
+        return self._stack
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the stack underneath can do: words of :data:`pydlm.contract.CAPABILITIES`."""
+        return self._stack.capabilities
+
+    @property
+    def lvb_len(self) -> int:
+        """Bytes in a lock value block."""
+        return self._stack.lvb_len
+
+    @property
+    def node(self) -> int:
+        """Id of this connection, the `client` of its locks in `dump`."""
+        return self._stack.this_node
+
+    def lock(self, name: str | bytes) -> Lock:
+        """Open a lock on the resource `name`, 1 to 64 bytes; text is encoded as UTF-8.
+
+        The handle holds NL, which excludes nobody; `acquire` takes it. Each call makes a handle of
+        its own, and two handles exclude each other as two processes would. Raises BadArgument,
+        LockspaceFull, Closed, Forked.
+        """
+        return self._locks.open(name)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while events wait; owned by the connection."""
+        return self._locks.fileno()
+
+    def dispatch(self, limit: int = 0) -> Sequence[Event]:
+        """Return the events that wait, oldest first, at most `limit` (0: all). Never blocks.
+
+        Events are Blocked (a lock of this connection keeps somebody waiting), NodeDown, and
+        Completion of requests made with the stack's own verbs.
+        """
+        return self._locks.dispatch(limit)
+
+    def dump(self, name: str | bytes | None = None) -> Iterable[LockStatus]:
+        """List the locks of all connections, on one resource or on all."""
+        return self._stack.dump(name.encode() if isinstance(name, str) else name)
+
+    def close(self) -> None:
+        """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent."""
+        self._locks.disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<pydlm.Lockspace {self._name!r} on {self._stack.name}, node {self.node}>"
+
+
+def connect(lockspace: str, stack: str | None = None, **options: Any) -> Lockspace:
+    """Join `lockspace` and return the connection, a context manager that leaves it.
+
+    `stack` is ``name`` or ``name:locator``; without it the environment variable PYDLM_STACK
+    decides, and else it is `local`. `options` are the stack's: see its `connect`. Raises
+    StackUnavailable, BadArgument.
+    """
+    return Lockspace(lockspace, connect_stack(stack, lockspace, **options))
