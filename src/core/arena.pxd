@@ -39,7 +39,7 @@ cdef enum:                   # lkb_t.bits
     B_USED = 1
     B_SYNC = 2               # a native handle: completions go to its futex, not to the events
     B_ORPHAN = 4
-    B_ZOMBIE = 8             # unlocked; waits for its last event to be read
+    B_OWN_LVB = 8            # its lvb slot is exchanged with the resource's (rule 22)
     B_HAS_FD = 16            # the owner polls this lock's own descriptor
     B_FD_SYNC = 32           # on its client's list of descriptors to bring up to date
     B_READY = 64             # on its client's list of locks that have events
@@ -169,6 +169,11 @@ cdef inline unsigned char* name_at(arena_t* a, rsb_t* r) noexcept nogil:
     if r.name_slot:
         return a.names + <size_t>r.name_slot * NAME_MAX
     return r.name
+
+
+cdef inline bint is_zombie(lkb_t* k) noexcept nogil:
+    """Return whether a lock is gone, and only waits for its last event to be read."""
+    return k.rsb == 0
 
 
 cdef inline shard_t* shard_of(arena_t* a, lkb_t* k) noexcept nogil:

@@ -33,8 +33,8 @@ cdef bint check_queue(
         if k.grmode > NL:
             held[k.grmode - 1] += 1
         if queue == Q_GRANTED:
-            if k.grmode == IV or k.rqmode != IV:
-                return dlm_breach("granted lock without a mode or with a request", me, i)
+            if k.grmode == IV:
+                return dlm_breach("granted lock without a mode", me, i)
         else:
             if k.rqmode == IV or (k.grmode == IV) != (queue == Q_WAITING):
                 return dlm_breach("queued lock with the wrong modes", me, i)

@@ -148,7 +148,7 @@ cdef class Client:
         if i == 0 or i >= load32(&self.a.hdr.next_lkb):
             return NULL
         k = &self.a.lkbs[i]
-        if k.gen != lkid >> 32 or k.client != self.slot or k.bits & (B_ZOMBIE | B_ORPHAN):
+        if k.gen != lkid >> 32 or k.client != self.slot or k.bits & B_ORPHAN:
             return NULL
         return k if k.bits & B_USED and k.rsb else NULL
 
@@ -193,7 +193,7 @@ cdef class Client:
             enter(&o, self.a, &self.a.shards[hash_ & self.a.shard_mask])
             if flags & LKF_ORPHAN:
                 r = find_rsb(self.a, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw), hash_)
-                error = adopt_orphan(&o, r, self.slot, mode, &k) if r != NULL else ENOENT
+                error = adopt_orphan(&o, r, self.slot, mode, flags, &k) if r != NULL else ENOENT
             else:
                 error = do_lock(
                     &o, self.slot, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw),
@@ -244,7 +244,7 @@ cdef class Client:
         """See that what VALBLK needs is there, and take the caller's value over."""
         if not ensure_lvb(self.a, o.s):
             return ENOSPC
-        if flags & LKF_VALBLK and k.lvb == 0 and not flags & LKF_CANCEL:
+        if flags & LKF_VALBLK and k.lvb == 0:
             k.lvb = take_lvb(self.a, o.s)
             memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
             if not ensure_lvb(self.a, o.s):
@@ -263,6 +263,8 @@ cdef class Client:
         cdef int error
         cdef bytes value = None if lvb is None else block_value(lvb, self.a.lvb_len)
         self.check_live()
+        if lkid == 0:
+            raise BadArgument("lkid 0 is no lock")
         while True:
             k = self.begin(&o, lkid, True)
             if k != NULL:
@@ -284,23 +286,20 @@ cdef class Client:
     cdef int give_up(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
         """Rule 30: which unlocks and cancels are taken."""
         cdef int error
+        if not flags & LKF_CANCEL:
+            error = self.prepare(o, k, 0, value)
+            if error:
+                return error
         if flags & ~(LKF_CANCEL | LKF_VALBLK | LKF_IVVALBLK | LKF_FORCEUNLOCK):
             return EINVAL
-        if flags & LKF_CANCEL and flags & LKF_VALBLK:
+        if flags & LKF_CANCEL and flags & LKF_FORCEUNLOCK:
             return EINVAL
-        if flags & LKF_CANCEL:
-            if k.exflags & LKF_CANCEL:
-                return EINVAL
-            if k.queue == Q_GRANTED:
-                return 0
-        elif value is not None or flags & LKF_VALBLK:
-            if not ensure_lvb(self.a, o.s):
-                return ENOSPC
-            if value is not None and k.lvb:
-                memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
-                memcpy(lvb_at(self.a, k.lvb), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        if flags & LKF_CANCEL and k.exflags & LKF_CANCEL:
+            return EINVAL
         if flags & LKF_FORCEUNLOCK and k.exflags & LKF_FORCEUNLOCK:
             return EINVAL
+        if flags & LKF_CANCEL and k.queue == Q_GRANTED:
+            return 0
         k.exflags |= flags
         k.sbflags = 0
         if flags & LKF_CANCEL:
@@ -313,10 +312,13 @@ cdef class Client:
         cdef lkb_t* k
         cdef uint32_t rsb
         self.check_live()
+        if lkid == 0:
+            raise BadArgument("lkid 0 is no lock")
         k = self.begin(&o, lkid, False)
         if k == NULL:
             raise_errno(ENOENT, f"cancel lock {lkid:#x}")
         rsb = k.rsb
+        k.sbflags = 0
         do_cancel(&o, &self.a.rsbs[rsb], k, ST_EDEADLK)
         op_end(&o, rsb)
 
@@ -349,7 +351,8 @@ cdef class Client:
             node = self.a.clients[k.client].node
             pid = self.a.clients[k.client].pid
         return LockStatus(
-            lkid, name, node, QUEUES[k.queue], mode_or_none(k.grmode), mode_or_none(k.rqmode),
+            lkid, name, node, QUEUES[k.queue], mode_or_none(k.grmode),
+            mode_or_none(k.rqmode if k.queue != Q_GRANTED else IV),
             k.token, pid << 32 | k.owner, k.since / 100.0,
         )
 
@@ -496,7 +499,7 @@ cdef class Client:
         if copy.has_cast:
             k.granted_before = copy.cast_mode
         k.bits &= ~B_READY
-        if k.bits & B_ZOMBIE and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
+        if is_zombie(k) and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
             give_lkb(self.a, shard_of(self.a, k), k)
         shard_unlock(self.a, shard_of(self.a, k))
 

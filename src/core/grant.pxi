@@ -172,7 +172,7 @@ cdef void notify_holders(op_t* o, rsb_t* r, int high, bint cw) noexcept nogil:
     """
     cdef lkb_t* k
     cdef uint32_t i = r.granted
-    cdef bint known = r.basted >= high and r.basted >= PW and (not cw or r.basted == EX)
+    cdef bint known = r.basted >= high and (not cw or r.basted == EX)
     while i:
         k = &o.a.lkbs[i]
         i = k.next
@@ -184,8 +184,7 @@ cdef void notify_holders(op_t* o, rsb_t* r, int high, bint cw) noexcept nogil:
                 k.highbast = <uint8_t>high
         elif k.highbast < high and not modes_compatible(k.grmode, high):
             notify(o, k, high)
-    if not known:
-        r.basted = <uint8_t>high
+    r.basted = <uint8_t>high    # those granted since know of no more than this
     r.basted_token = r.token
 
 
@@ -204,6 +203,8 @@ cdef void notify_one_request(op_t* o, rsb_t* r, lkb_t* wanting, uint32_t first) 
         if k.highbast >= (EX if inverted else mode) or modes_compatible(k.grmode, mode):
             continue
         notify(o, k, mode)
+        if inverted:
+            r.basted = 0        # what it was told of may have been more
         if wanting.exflags & LKF_NOQUEUE:
             k.trybast = max(k.trybast, <uint8_t>mode)
 

@@ -281,7 +281,7 @@ cdef class Lock:
     def requested(self):
         """The mode that is waited for, or None."""
         self.check_open()
-        return mode_or_none(self.k.rqmode)
+        return mode_or_none(self.k.rqmode if self.k.queue == Q_CONVERT else IV)
 
     @property
     def token(self):
@@ -505,6 +505,8 @@ cdef class Lock:
             if not self.ended():
                 self.check_open()
         status = k.status
+        if status == ST_EAGAIN:
+            k.rqmode = IV
         if status == ST_ECANCEL:
             raise Cancelled("the request was cancelled")
         if status == ST_EDEADLK:

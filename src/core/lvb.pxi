@@ -30,14 +30,14 @@ cdef void lvb_at_grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogi
     """Read or write the block as the conversion from grmode to rqmode demands (rules 2 and 19)."""
     cdef int action = dlm_lvb_action[k.grmode + 1][k.rqmode]
     if action == 1:
-        if k.lvb == 0 or not k.exflags & LKF_VALBLK or r.lvb == 0:
+        if not k.bits & B_OWN_LVB or not k.exflags & LKF_VALBLK or r.lvb == 0:
             return
         memcpy(lvb_at(a, k.lvb), lvb_at(a, r.lvb), a.lvb_len)
     elif action == 0:
         if k.exflags & LKF_IVVALBLK:
             r.flags |= R_INVALID
             return
-        if k.lvb == 0 or not k.exflags & LKF_VALBLK:
+        if not k.bits & B_OWN_LVB or not k.exflags & LKF_VALBLK:
             return
         publish_lvb(a, s, r, lvb_at(a, k.lvb))
     if r.flags & R_INVALID:
@@ -49,5 +49,5 @@ cdef void lvb_at_unlock(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nog
         return
     if k.exflags & LKF_IVVALBLK:
         r.flags |= R_INVALID
-    elif k.lvb and k.exflags & LKF_VALBLK:
+    elif k.bits & B_OWN_LVB and k.exflags & LKF_VALBLK:
         publish_lvb(a, s, r, lvb_at(a, k.lvb))

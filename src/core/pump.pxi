@@ -35,10 +35,10 @@ cdef void sync_fd(arena_t* a, port_t* p, uint32_t i) noexcept nogil:
     cdef bint level = False
     shard_lock(a, shard_of(a, k))
     k.bits &= ~B_FD_SYNC
-    if k.bits & B_ZOMBIE:
+    if is_zombie(k):
         if not k.bits & B_READY and load32(&k.futex) != LEFT_TO_WAITER:
             give_lkb(a, shard_of(a, k), k)
-    elif k.rsb:
+    else:
         level = wanted_by_others(&a.rsbs[k.rsb], k) > NL
     shard_unlock(a, shard_of(a, k))
     if p.fds != NULL:

@@ -33,9 +33,10 @@ cdef born_t* locks_of(arena_t* a, uint32_t client, uint32_t* n) noexcept nogil:
 
 
 cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
-    """End one lock of a client that is gone."""
+    """End one lock of a client that is gone; a native lock is released as if by `close`."""
+    cdef bint native = k.bits & B_SYNC and not died
     cdef rsb_t* r = &o.a.rsbs[k.rsb]
-    if k.bits & B_ZOMBIE or k.rsb == 0:
+    if is_zombie(k):
         # Only its events were left, and nobody will read them.
         give_lkb(o.a, o.s, k)
         return
@@ -50,15 +51,14 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
     k.bits &= ~B_SYNC
     k.client = NOBODY
     k.ready_next = node
-    if died and k.exflags & LKF_PERSISTENT:
+    if k.exflags & LKF_PERSISTENT:
         if k.queue == Q_WAITING or k.queue == Q_CONVERT:
             do_cancel(o, r, k, ST_ECANCEL)
         return
-    if k.bits & B_DIRTY and not died:
-        publish_dirty(o.a, o.s, r, k)
-        k.exflags = 0
-    if died:
+    if not native:
         k.exflags |= LKF_IVVALBLK
+    elif k.bits & B_DIRTY:
+        publish_dirty(o.a, o.s, r, k)
     do_unlock(o, r, k)
 
 
@@ -93,14 +93,16 @@ cdef bint purge_orphans(arena_t* a, uint32_t node) noexcept nogil:
         op_begin(&o, a, shard_of(a, k))
         rsb = k.rsb
         if k.bits & B_ORPHAN and (node == 0 or k.ready_next == node):
-            k.exflags |= LKF_FORCEUNLOCK
+            k.exflags |= LKF_FORCEUNLOCK | LKF_IVVALBLK
             do_unlock(&o, &a.rsbs[rsb], k)
         op_end(&o, rsb)
     free(locks)
     return True
 
 
-cdef int adopt_orphan(op_t* o, rsb_t* r, uint16_t client, int mode, lkb_t** out) noexcept nogil:
+cdef int adopt_orphan(
+    op_t* o, rsb_t* r, uint16_t client, int mode, uint32_t flags, lkb_t** out
+) noexcept nogil:
     """Give an orphan a client again: the oldest of that mode (rule 33)."""
     cdef lkb_t* k
     cdef lkb_t* best = NULL
@@ -119,6 +121,7 @@ cdef int adopt_orphan(op_t* o, rsb_t* r, uint16_t client, int mode, lkb_t** out)
         return EAGAIN if other_mode else ENOENT
     best.bits &= ~B_ORPHAN
     best.client = client
+    best.exflags = flags
     best.ready_next = 0
     best.born = add32(&o.a.clients[client].born, 1)
     out[0] = best

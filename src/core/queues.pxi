@@ -65,8 +65,22 @@ cdef inline void unlink_lkb(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k
 
 
 cdef inline void put_granted(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
-    # Newest first: that is the order in which holders get their notices (rule 17).
-    link_head(a, &r.granted, NULL, k)
+    # Newest first: that is the order in which holders get their notices (rule 17). But behind
+    # those whose last conversion was refused in this mode or a higher one.
+    cdef lkb_t* before = NULL
+    cdef uint32_t at = r.granted
+    while at and a.lkbs[at].rqmode >= k.grmode:
+        before = &a.lkbs[at]
+        at = before.next
+    if before == NULL:
+        link_head(a, &r.granted, NULL, k)
+    else:
+        k.prev = lkb_index(a, before)
+        k.next = at
+        before.next = lkb_index(a, k)
+        if at:
+            a.lkbs[at].prev = lkb_index(a, k)
+        r.basted = 0            # no longer by token: see notify_holders
     k.queue = Q_GRANTED
 
 

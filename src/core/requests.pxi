@@ -37,8 +37,7 @@ cdef void release_lkb(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     if r.n_locks == 0:
         drop_rsb(o.a, o.s, r)
     if k.bits & (B_READY | B_FD_SYNC) or load32(&k.futex) == LEFT_TO_WAITER:
-        k.bits |= B_ZOMBIE
-        k.queue = Q_NONE
+        k.queue = Q_NONE        # a zombie
     else:
         give_lkb(o.a, o.s, k)
 
@@ -87,6 +86,7 @@ cdef int do_lock(
             release_lkb(o, r, k)
             return ENOSPC
         memset(lvb_at(a, k.lvb), 0, a.lvb_len)
+        k.bits |= B_OWN_LVB
     if k == NULL:
         if r.n_locks == 0:
             drop_rsb(a, o.s, r)
@@ -121,6 +121,8 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
     k.exflags = flags
     k.sbflags = 0
     k.rqmode = <int8_t>mode
+    if k.lvb:
+        k.bits |= B_OWN_LVB
     if grantable(a, r, k, True, &deadlock):
         grant_and_tell(o, r, k)
         grant_pending(o, r)
@@ -141,13 +143,10 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
         put_queued(a, r, k, Q_CONVERT)
         notify_of_waiter(o, r, k)
         return 0
-    k.rqmode = IV
-    complete(o, k, ST_EAGAIN)
+    complete(o, k, ST_EAGAIN)   # rqmode stays: see put_granted
     if flags & LKF_NOQUEUEBAST:
-        k.rqmode = <int8_t>mode
         notify_one_request(o, r, k, r.granted)
         notify_one_request(o, r, k, r.converting)
-        k.rqmode = IV
     return 0
 
 
