@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: nonecheck=False, initializedcheck=False, embedsignature=False
+# cython: nonecheck=False, initializedcheck=False, autotestdict=False, auto_pickle=False
+# cython: binding=False, embedsignature=True, embedsignature.format=clinic
 """The lock state machine. Read modes.pxd, grant.pxi, requests.pxi, then lock.pxi."""
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOENT, ENOSPC, ETIMEDOUT

@@ -55,12 +55,12 @@ cdef class Arena:
         self.a.futex_flags = FUTEX_PRIVATE_FLAG
         # Tokens rise also over restarts of the program, as long as its clock does.
         now = int(_time.time())
-        for i in range(N_SHARDS):
+        for i in range(<uint32_t>N_SHARDS):
             self.a.shards[i].token = <uint64_t>now << 24
         self.a.ports = <port_t*>calloc(N_CLIENTS, sizeof(port_t))
         if self.a.ports == NULL:
             raise MemoryError
-        for i in range(N_CLIENTS):
+        for i in range(<uint32_t>N_CLIENTS):
             pthread_mutex_init(&self.a.ports[i].mutex, NULL)
 
     def __dealloc__(self):
@@ -79,7 +79,7 @@ cdef class Arena:
     def usage(self):
         """Return how many locks and resources exist, as a dict."""
         locks = resources = 0
-        for i in range(N_SHARDS):
+        for i in range(<uint32_t>N_SHARDS):
             locks += self.a.shards[i].used_lkbs
             resources += self.a.shards[i].used_rsbs
         return {"locks": locks, "resources": resources, "capacity": self.capacity}
@@ -88,7 +88,7 @@ cdef class Arena:
         """Check every invariant; raise AssertionError if one is broken (stderr says which)."""
         cdef uint32_t i
         cdef bint sound
-        for i in range(N_SHARDS):
+        for i in range(<uint32_t>N_SHARDS):
             with nogil:
                 shard_lock(&self.a, &self.a.shards[i])
                 sound = shard_is_sound(&self.a, &self.a.shards[i])

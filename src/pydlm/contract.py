@@ -77,9 +77,7 @@ class Stack(ABC):
         """Id of this connection among those joined now, at least 1."""
 
     @abstractmethod
-    def lock(
-        self, name: bytes, mode: Mode, flags: LockFlag = LockFlag(0), *, lkid: int = 0
-    ) -> int:
+    def lock(self, name: bytes, mode: Mode, flags: LockFlag = LockFlag(0), *, lkid: int = 0) -> int:
         """Ask for a new lock; return its lkid.
 
         Exactly one Completion follows, except after ORPHAN, where none does. With VALBLK the
@@ -98,9 +96,7 @@ class Stack(ABC):
         """
 
     @abstractmethod
-    def unlock(
-        self, lkid: int, flags: LockFlag = LockFlag(0), *, lvb: bytes | None = None
-    ) -> None:
+    def unlock(self, lkid: int, flags: LockFlag = LockFlag(0), *, lvb: bytes | None = None) -> None:
         """Give a lock up; one Completion with EUNLOCK follows, and nothing after it.
 
         With CANCEL: take back a waiting request or conversion; a Completion with ECANCEL follows,
@@ -206,9 +202,7 @@ class Lock(Protocol):
         """Whether the lock value block may be believed."""
         ...
 
-    def acquire(
-        self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX
-    ) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX) -> bool:
         """Take the lock; return whether it could be had in `timeout` seconds (-1: no limit).
 
         The wait ends early by `cancel` (Cancelled), `close` (Closed), a signal handler that raises,

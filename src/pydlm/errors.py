@@ -36,7 +36,7 @@ class DlmError(Exception):
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
         # Set after super(): those that are OSErrors too would reset it to None.
-        self.errno = self.default_errno if errno is None else errno
+        self.errno: int | None = self.default_errno if errno is None else errno
 
 
 class BadArgument(DlmError, ValueError):
@@ -92,7 +92,7 @@ class Cancelled(DlmError):
 
 
 class DeadlockMember(NamedTuple):
-    """One step of a deadlock: `owner` waits for `wanted` on `resource`, which the next one blocks."""
+    """One step of a deadlock: `owner` waits for `wanted`, which the next step's owner blocks."""
 
     resource: bytes
     wanted: Mode
@@ -112,7 +112,7 @@ class DeadlockError(DlmError):
 
 
 class LVBInvalid(DlmError):
-    """The lock value block is not valid: whoever was changing it died. Rebuild it, then write it."""
+    """Whoever was changing the lock value block died. Rebuild what it stands for, then write it."""
 
     default_errno = _errno.ENODATA
 

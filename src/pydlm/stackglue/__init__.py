@@ -1,5 +1,11 @@
 """Which stack a program runs on is chosen here, and nowhere else."""
 
-from pydlm.stackglue.registry import DEFAULT_STACK, STACK_VARIABLE, connect_stack, find_stack, stack_names
+from pydlm.stackglue.registry import (
+    DEFAULT_STACK,
+    STACK_VARIABLE,
+    connect_stack,
+    find_stack,
+    stack_names,
+)
 
 __all__ = ["DEFAULT_STACK", "STACK_VARIABLE", "connect_stack", "find_stack", "stack_names"]

@@ -19,34 +19,36 @@ __all__ = ["DEFAULT_STACK", "STACK_VARIABLE", "connect_stack", "find_stack", "st
 #: Names the stack where the program does not.
 STACK_VARIABLE: Final = "PYDLM_STACK"
 DEFAULT_STACK: Final = "local"
-ENTRY_POINT_GROUP: Final = "pydlm.stacks"
+_ENTRY_POINT_GROUP: Final = "pydlm.stacks"
 
 # Our own work also where the package was not installed, and cannot be replaced by accident.
-BUILT_IN: Final = {"local": ("pydlm.stacks.local", "LocalStack")}
+_BUILT_IN: Final = {"local": ("pydlm.stacks.local", "LocalStack")}
 
 
 def _plugins() -> dict[str, EntryPoint]:
     return {
         point.name: point
-        for point in entry_points(group=ENTRY_POINT_GROUP)
-        if point.name not in BUILT_IN
+        for point in entry_points(group=_ENTRY_POINT_GROUP)
+        if point.name not in _BUILT_IN
     }
 
 
 def stack_names() -> list[str]:
     """Return the names of all stacks that are installed; whether they work here is not asked."""
-    return [*BUILT_IN, *sorted(_plugins())]
+    return [*_BUILT_IN, *sorted(_plugins())]
 
 
 def find_stack(name: str) -> type[Stack]:
     """Return the stack called `name`. Raises StackUnavailable, with the first error as cause."""
-    if name in BUILT_IN:
-        module, attribute = BUILT_IN[name]
+    if name in _BUILT_IN:
+        module, attribute = _BUILT_IN[name]
         stack: type[Stack] = getattr(import_module(module), attribute)
         return stack
     point = _plugins().get(name)
     if point is None:
-        raise StackUnavailable(f"no stack is called {name!r}; there are: {', '.join(stack_names())}")
+        raise StackUnavailable(
+            f"no stack is called {name!r}; there are: {', '.join(stack_names())}"
+        )
     try:
         loaded = point.load()
     except Exception as error:
@@ -67,8 +69,6 @@ def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
     """
     chosen = stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK
     if not lockspace or "\0" in lockspace or "/" in lockspace or len(os.fsencode(lockspace)) > 64:
-        raise BadArgument(
-            f"lockspace name {lockspace!r} is not 1 to 64 bytes without '/' and NUL"
-        )
+        raise BadArgument(f"lockspace name {lockspace!r} is not 1 to 64 bytes without '/' and NUL")
     name, _, locator = chosen.partition(":")
     return find_stack(name).connect(lockspace, locator, **options)

@@ -15,7 +15,7 @@ from pydlm.errors import BadArgument
 
 __all__ = ["LocalStack"]
 
-CAPABILITIES = frozenset(
+_CAPABILITIES = frozenset(
     {
         "bast",
         "stackglue",
@@ -33,8 +33,8 @@ CAPABILITIES = frozenset(
     }
 )
 
-DEFAULT_CAPACITY = 1 << 20
-DEFAULT_LVB_LEN = 64
+_DEFAULT_CAPACITY = 1 << 20
+_DEFAULT_LVB_LEN = 64
 
 _arenas: WeakValueDictionary[str, _core.Arena] = WeakValueDictionary()
 _arenas_guard = threading.Lock()
@@ -44,7 +44,7 @@ class LocalStack(_core.Client):
     """A connection to a lockspace of this process. The lockspace lasts as long as one is open."""
 
     name: ClassVar[str] = "local"
-    capabilities: ClassVar[frozenset[str]] = CAPABILITIES
+    capabilities: ClassVar[frozenset[str]] = _CAPABILITIES
 
     @classmethod
     def connect(
@@ -70,8 +70,8 @@ class LocalStack(_core.Client):
             if arena is None:
                 arena = _core.Arena(
                     lockspace,
-                    capacity=DEFAULT_CAPACITY if capacity is None else capacity,
-                    lvb_len=DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
+                    capacity=_DEFAULT_CAPACITY if capacity is None else capacity,
+                    lvb_len=_DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
                 )
                 _arenas[lockspace] = arena
         for what, wanted, found in (

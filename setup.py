@@ -1,0 +1,61 @@
+"""Build `pydlm._core`, the one extension. All else about the package is in pyproject.toml.
+
+Two environment variables choose a variant of it, and each variant has its own build directory:
+
+PYDLM_DEBUG=1                      check every invariant after each operation
+PYDLM_SANITIZE=address,undefined   any of gcc's -fsanitize= words
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+debug = os.environ.get("PYDLM_DEBUG", "0") not in ("", "0")
+sanitize = os.environ.get("PYDLM_SANITIZE", "")
+variant = "-".join(filter(None, ["debug" * debug, sanitize.replace(",", "-")])) or "normal"
+
+compile_args = [
+    "-std=gnu11",
+    "-O2",
+    "-fno-plt",  # calls into libpython and libc without a trampoline
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    # Cython's own code trips over these.
+    "-Wno-unused-parameter",
+    "-Wno-missing-field-initializers",
+    "-Wno-cast-function-type",
+    f"-DPYDLM_DEBUG={debug:d}",
+]
+link_args = []
+if debug:
+    compile_args += ["-UNDEBUG"]
+    if not sanitize:  # under which gcc warns of what cannot be
+        compile_args += ["-Werror"]
+if sanitize:
+    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+    # Python's own flags have -fwrapv, under which a signed overflow is no error.
+    compile_args += [*flags, "-fno-wrapv", "-O1", "-g", "-fno-omit-frame-pointer"]
+    link_args += flags
+
+core = Extension(
+    "pydlm._core",
+    ["src/core/_core.pyx"],
+    include_dirs=["src/core"],
+    extra_compile_args=compile_args,
+    extra_link_args=link_args,
+)
+
+setup(
+    ext_modules=cythonize(
+        [core],
+        include_path=["src/core"],
+        build_dir=f"build/{variant}/cython",
+    ),
+    options={
+        "build": {"build_base": f"build/{variant}"},
+        # Nothing else notices that only the variant, so only the flags, have changed.
+        "build_ext": {"force": True},
+    },
+)

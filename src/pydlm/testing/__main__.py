@@ -1,0 +1,60 @@
+"""``python -m pydlm.testing replay FILE... --stack NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pydlm.errors import StackUnavailable
+from pydlm.testing.recording import RecordingError, load
+from pydlm.testing.replay import Result, replay, summarize
+from pydlm.testing.worlds import worlds
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 if a scenario failed, 2 if something could not be used."""
+    parser = argparse.ArgumentParser(prog="python -m pydlm.testing", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "replay", help="play recordings of fs/dlm on a stack and compare what comes back"
+    )
+    command.add_argument("files", nargs="+", metavar="FILE", help="plain, .gz, .xz, or - for stdin")
+    command.add_argument(
+        "--stack",
+        default="local",
+        metavar="NAME",
+        help="a stack's name, 'model', or 'model-kernel' (default: local)",
+    )
+    command.add_argument(
+        "--verbose", action="store_true", help="also list what deviates, and by which rule"
+    )
+    args = parser.parse_args(argv)
+    try:
+        return _replay(args.files, args.stack, args.verbose)
+    except (RecordingError, StackUnavailable) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def _replay(files: list[str], stack: str, verbose: bool) -> int:
+    where = worlds(stack)
+    results: list[Result] = []
+    try:
+        for path in files:
+            for scenario in load(path):
+                result = replay(scenario, where)
+                results.append(result)
+                if result.verdict == "failed" or (verbose and result.rule):
+                    rule = f" [{result.rule.name}: {result.rule.sentence}]" if result.rule else ""
+                    sys.stdout.write(f"{scenario.name}: {result.differences[0]}{rule}\n")
+    finally:
+        where.close()
+    sys.stdout.write(f"{summarize(results)}\n")
+    return 1 if any(result.verdict == "failed" for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
