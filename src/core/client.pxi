@@ -174,10 +174,11 @@ cdef class Client:
 
     def lock(self, name, int mode, uint32_t flags=0, *, uint64_t lkid=0):
         cdef bytes raw
+        cdef const unsigned char* text
         cdef op_t o
         cdef lkb_t* k = NULL
         cdef rsb_t* r
-        cdef uint32_t hash_, rsb
+        cdef uint32_t hash_, n
         cdef int error
         self.check_live()
         if flags & LKF_CONVERT:
@@ -188,17 +189,16 @@ cdef class Client:
         if error:
             raise_errno(error, f"lock {raw!r}")
         self.listen()
-        hash_ = dlm_hash(<const unsigned char*>PyBytes_AS_STRING(raw), len(raw), self.a.hdr.seed)
+        text = <const unsigned char*>PyBytes_AS_STRING(raw)
+        n = <uint32_t>PyBytes_GET_SIZE(raw)
+        hash_ = dlm_hash(text, n, self.a.hdr.seed)
         while True:
             enter(&o, self.a, &self.a.shards[hash_ & self.a.shard_mask])
             if flags & LKF_ORPHAN:
-                r = find_rsb(self.a, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw), hash_)
+                r = find_rsb(self.a, text, n, hash_)
                 error = adopt_orphan(&o, r, self.slot, mode, flags, &k) if r != NULL else ENOENT
             else:
-                error = do_lock(
-                    &o, self.slot, <const unsigned char*>PyBytes_AS_STRING(raw), <uint32_t>PyBytes_GET_SIZE(raw),
-                    hash_, mode, flags, 0, 0, &k,
-                )
+                error = do_lock(&o, self.slot, text, n, hash_, mode, flags, 0, 0, &k)
             if k != NULL:
                 lkid = <uint64_t>k.gen << 32 | lkb_index(self.a, k)
             op_end(&o, k.rsb if k != NULL else 0)

@@ -63,7 +63,7 @@ cdef inline bint waits(lkb_t* k) noexcept nogil:
 
 
 cdef set blockers(arena_t* a, uint32_t i):
-    """Return the (lkb, gen, client, owner, token) that lock `i` waits for; empty if it does not wait."""
+    """Return the (lkb, gen, client, owner, token) that lock `i` waits for."""
     cdef lkb_t* k = &a.lkbs[i]
     cdef uint32_t n = 0, room = 64, e
     cdef edge_t* edges
@@ -103,7 +103,9 @@ cdef list find_cycle(arena_t* a, uint32_t start):
             owner = edge[2], edge[3]
             if owner == me:
                 steps = [(lock, via) for lock, via, _ in path] + [(start, edge)]
-                if all(steps[j + 1][1] in blockers(a, steps[j][0]) for j in range(len(steps) - 1)):
+                if all(
+                    steps[j + 1][1] in blockers(a, steps[j][0]) for j in range(len(steps) - 1)
+                ):
                     return [lock for lock, _ in steps[:len(path)]]
                 continue
             following = waiting.get(owner)

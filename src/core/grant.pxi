@@ -50,7 +50,7 @@ cdef bint deadlocks(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
 
 
 cdef bint grantable(arena_t* a, rsb_t* r, lkb_t* k, bint now, bint* deadlock) noexcept nogil:
-    """Return whether `k` can be granted; settles its mode (rules 11 and 12: CONVDEADLK, ALTPR, ALTCW)."""
+    """Return whether `k` can be granted, after CONVDEADLK, ALTPR, ALTCW (rules 11 and 12)."""
     cdef int alternative = IV
     deadlock[0] = False
     if grantable_as(a, r, k, k.rqmode, now):

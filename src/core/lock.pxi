@@ -102,7 +102,7 @@ cdef class Lock:
     # Taking and giving up.
 
     def acquire(self, bint blocking=True, double timeout=-1, *, mode=EX_MODE):
-        """Take the lock in `mode`; return whether it could be had in `timeout` seconds (-1: no limit).
+        """Take the lock; return whether it could be had in `timeout` seconds (-1: no limit).
 
         Waits until the lock manager grants it, first come, first served. The wait ends early by
         `cancel` (Cancelled), `close` (Closed), a signal handler that raises, or because it would

@@ -2,7 +2,7 @@
 
 
 cdef bint publish_lvb(arena_t* a, shard_t* s, rsb_t* r, const unsigned char* value) noexcept nogil:
-    """Make `value` the resource's block. The switch is one store, so nobody ever sees half of it."""
+    """Make `value` the resource's block. The switch is one store: nobody ever sees half of it."""
     cdef uint32_t old = r.lvb
     cdef uint32_t fresh = take_lvb(a, s)
     if fresh == 0:

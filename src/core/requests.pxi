@@ -203,14 +203,16 @@ cdef void op_flush(op_t* o) noexcept nogil:
 cdef void op_end(op_t* o, uint32_t rsb) noexcept nogil:
     """Give the mutex up and deliver; go on while the grants of `rsb` are not done."""
     cdef bint more = o.unfinished
+    cdef rsb_t* r
     shard_unlock(o.a, o.s)
     if o.n_wake or o.n_ring:
         op_flush(o)
     while more:
         op_begin(o, o.a, o.s)
         # Somebody else may have this slot meanwhile; a pass over it does no harm.
-        if o.a.rsbs[rsb].flags & R_USED and (o.a.rsbs[rsb].hash & o.a.shard_mask) == o.s - o.a.shards:
-            grant_pending(o, &o.a.rsbs[rsb])
+        r = &o.a.rsbs[rsb]
+        if r.flags & R_USED and (r.hash & o.a.shard_mask) == <uint32_t>(o.s - o.a.shards):
+            grant_pending(o, r)
         more = o.unfinished
         shard_unlock(o.a, o.s)
         op_flush(o)

@@ -2,7 +2,7 @@
 
 
 cdef inline uint32_t take_stock(uint32_t* counter, uint32_t limit, uint32_t* n) noexcept nogil:
-    """Move up to SLOT_BATCH fresh slots out of the common stock; return the first, 0 if none is left."""
+    """Move up to SLOT_BATCH fresh slots out of the common stock; return the first, 0: none left."""
     cdef uint32_t first
     while True:
         first = load32(counter)

@@ -3,10 +3,11 @@
 from types import TracebackType
 from typing import final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 from pydlm.types import Event, LockStatus, Mode
 
+@disjoint_base
 class Arena:
     name: str
     def __init__(self, name: str, *, capacity: int, lvb_len: int) -> None: ...
@@ -17,6 +18,7 @@ class Arena:
     def usage(self) -> dict[str, int]: ...
     def check(self) -> None: ...
 
+@disjoint_base
 class Client:
     arena: Arena
     this_node: int
@@ -46,7 +48,7 @@ class Client:
 @final
 class Lock:
     client: Client
-    def __init__(self, client: Client, name: str | bytes) -> None: ...
+    def __new__(cls, client: Client, name: str | bytes) -> Self: ...
     @property
     def name(self) -> bytes: ...
     @property
