@@ -3,6 +3,8 @@
 # cython: binding=False, embedsignature=True, embedsignature.format=clinic
 """The lock state machine. Read modes.pxd, grant.pxi, requests.pxi, then lock.pxi."""
 
+cimport cython
+
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOENT, ENOSPC, ETIMEDOUT
 from libc.errno cimport errno
 from libc.stdint cimport (

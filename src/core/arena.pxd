@@ -59,7 +59,6 @@ cdef struct header_t:
     uint32_t lvb_len
     uint64_t size
     uint64_t seed            # of the name hash
-    uint64_t first_token
     uint32_t n_shards, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
     uint32_t futex_flags
     uint64_t off_shards, off_clients, off_buckets, off_rsbs, off_lkbs, off_lvbs, off_names

@@ -3,6 +3,7 @@
 from collections import deque as _deque
 
 
+@cython.no_gc_clear     # __dealloc__ needs the arena
 cdef class Client:
     """One client of a lockspace. Several of one process stand for several nodes.
 

@@ -3,8 +3,6 @@
 # A handle is one lkb that never leaves its resource: NL while nobody holds the lock through it.
 # The GIL guards the handle's own state; the shard mutex guards the lkb.
 
-import cython
-
 cdef object EX_MODE = Mode.EX
 
 cdef enum:
@@ -91,6 +89,8 @@ cdef class Lock:
     def __dealloc__(self):
         if self.state == SHUT:
             return
+        # Before anything else: no event may hand out a handle that is going.
+        self.client.handles[self.index] = NULL
         if self.client.live == dlm_epoch:
             if self.k.grmode > NL:
                 warning = f"{self!r} was held when its last reference went; it has been released"

@@ -5,6 +5,7 @@ Each connection is a client of its own; several stand for several nodes.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import ClassVar
 from weakref import WeakValueDictionary
@@ -38,6 +39,16 @@ _DEFAULT_LVB_LEN = 64
 
 _arenas: WeakValueDictionary[str, _core.Arena] = WeakValueDictionary()
 _arenas_guard = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    # The child's copies may have been caught half-way through a change by another thread.
+    global _arenas, _arenas_guard
+    _arenas = WeakValueDictionary()
+    _arenas_guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class LocalStack(_core.Client):
