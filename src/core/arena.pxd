@@ -5,6 +5,7 @@ Python object is in it, so that any process may map it. Who may write what:
 
     header      constant after creation, but for the counters at its end (atomic)
     shard       its mutex
+    proc        its owner; `doorbell` and `purger` atomically by anybody
     client      its owner; `ready` and `fd_sync` atomically by anybody
     rsb, lkb    the mutex of their shard; `futex` also read without it
     lvb, name   the mutex of the shard of whoever refers to them
@@ -15,12 +16,19 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
-    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
+    ctypedef struct pthread_mutexattr_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* m, pthread_mutexattr_t* attr)
     int pthread_mutex_lock(pthread_mutex_t* m)
     int pthread_mutex_unlock(pthread_mutex_t* m)
 
+cdef extern from "sys.h":
+    void crash_point() noexcept nogil
+    void store_state(
+        int8_t* state, int grmode, int rqmode, int queue, int highbast) noexcept nogil
+
 cdef enum:
-    LAYOUT = 1               # raise with every change of the structs below
+    LAYOUT = 2               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
     SLOT_BATCH = 16          # slots a shard takes from the common stock at once
@@ -45,9 +53,14 @@ cdef enum:                   # lkb_t.bits
     B_READY = 64             # on its client's list of locks that have events
     B_DIRTY = 128            # the holder has written its lvb slot
 
-cdef enum:                   # lkb_t.futex; 0: no thread waits, or its request has ended
+cdef enum:                   # lkb_t.futex; 0: no thread waits
     WAITED = 1
     LEFT_TO_WAITER = 2       # closed under a waiting thread, which is to free the slot
+    ENDED = 3                # the request has ended, the thread is still to wake
+
+cdef enum:                   # client_t.rescan
+    RESCAN_FDS = 1
+    RESCAN_EVENTS = 2
 
 cdef enum:                   # rsb_t.flags
     R_USED = 1
@@ -59,9 +72,10 @@ cdef struct header_t:
     uint32_t lvb_len
     uint64_t size
     uint64_t seed            # of the name hash
-    uint32_t n_shards, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
+    uint32_t n_shards, n_procs, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
     uint32_t futex_flags
-    uint64_t off_shards, off_clients, off_buckets, off_rsbs, off_lkbs, off_lvbs, off_names
+    unsigned char boot[16]   # the boot it belongs to; a lockspace does not outlive one
+    uint64_t off_shards, off_procs, off_clients, off_buckets, off_rsbs, off_lkbs, off_lvbs, off_names
     # counters
     uint32_t next_rsb, next_lkb, next_lvb, next_name
     uint32_t next_node
@@ -73,20 +87,36 @@ cdef struct shard_t:         # one cache line each
     uint32_t mutex
     uint32_t free_rsb, free_lkb, free_lvb, free_name
     uint32_t used_rsbs, used_lkbs
-    uint32_t unused
+    uint32_t moving          # lvb slot on its way between a list and its user
     uint64_t token           # of resources that are gone: a new one starts above
-    uint64_t padding[3]
+    uint32_t pushing         # lock on its way to its client's `ready`
+    uint32_t repaired        # grants may be due: its owner died inside
+    uint64_t padding[2]
+
+cdef enum:                   # proc_t.state
+    P_FREE = 0
+    P_JOINING = 1
+    P_ALIVE = 2
+
+cdef struct proc_t:          # a process that has the arena mapped
+    pthread_mutex_t life     # robust; held by its helper thread as long as it lives
+    uint32_t state
+    uint32_t pid
+    uint64_t started         # clock ticks since boot: tells it from a later one of that pid
+    uint32_t doorbell        # 1: its helper thread has something to look at
+    uint32_t in_flight       # threads that have changed something and not told all concerned
+    uint32_t purger          # proc + 1 that clears up after it
+    uint32_t unused
 
 cdef struct client_t:
-    uint32_t node            # 0: free slot
-    uint32_t pid
-    uint64_t started
+    uint32_t claim           # proc + 1 whose it is, 0: free slot
+    uint32_t node            # 0: being set up or cleared
     uint32_t ready           # locks with events, newest first
     uint32_t fd_sync         # locks whose descriptor may be out of date
     uint32_t listening       # events wanted: raw verbs used, or the lockspace's descriptor open
     uint32_t born            # locks it has opened
     uint32_t deaths_read     # of header_t.n_deaths
-    uint32_t unused
+    uint32_t rescan          # lists that may lack a lock: somebody died over it
 
 cdef struct rsb_t:
     uint32_t chain, hash
@@ -101,7 +131,7 @@ cdef struct rsb_t:
     uint32_t wanted[5]       # locks by requested mode, CR to EX, converting and waiting
     uint16_t special         # queued locks whose flags break the order of the queue
     uint8_t basted           # all granted up to `basted_token` know of a waiter for this mode
-    uint8_t unused
+    uint8_t shard
     uint32_t name_slot
     uint64_t basted_token
     unsigned char name[NAME_INLINE]
@@ -148,6 +178,8 @@ cdef struct arena_t:
     port_t* ports            # by client
     header_t* hdr
     shard_t* shards
+    proc_t* procs
+    uint32_t me              # this process in `procs`
     client_t* clients
     uint32_t* buckets
     rsb_t* rsbs
@@ -173,6 +205,15 @@ cdef inline unsigned char* name_at(arena_t* a, rsb_t* r) noexcept nogil:
 cdef inline bint is_zombie(lkb_t* k) noexcept nogil:
     """Return whether a lock is gone, and only waits for its last event to be read."""
     return k.rsb == 0
+
+
+cdef inline void set_state(
+    lkb_t* k, int queue, int grmode, int rqmode
+) noexcept nogil:
+    """Move a lock from one state to another, in one store: whoever dies, it is in one of them."""
+    crash_point()
+    store_state(&k.grmode, grmode, rqmode, queue, k.highbast)
+    crash_point()
 
 
 cdef inline shard_t* shard_of(arena_t* a, lkb_t* k) noexcept nogil:

@@ -25,11 +25,15 @@ cdef bint check_queue(
     cdef uint32_t i = head, prev = 0, me = rsb_index(a, r), seq = 0
     cdef lkb_t* k
     while i:
+        if i >= a.hdr.n_lkbs or n[0] > a.hdr.n_lkbs:
+            return dlm_breach("queue leads nowhere", me, i)
         k = &a.lkbs[i]
         if k.prev != prev:
             return dlm_breach("queue links disagree", me, i)
         if k.queue != queue or k.rsb != me or not k.bits & B_USED:
             return dlm_breach("lock on a queue it does not name", me, i)
+        if not (IV <= k.grmode <= EX and IV <= k.rqmode <= EX) or k.lvb >= a.hdr.n_lvbs:
+            return dlm_breach("lock with an impossible mode or block", me, i)
         if k.grmode > NL:
             held[k.grmode - 1] += 1
         if queue == Q_GRANTED:
@@ -57,6 +61,8 @@ cdef bint check_rsb(arena_t* a, rsb_t* r) noexcept nogil:
     cdef uint32_t wanted[5]
     cdef uint32_t n = 0, special = 0, me = rsb_index(a, r)
     cdef int m, x
+    if r.name_len > NAME_MAX or r.lvb >= a.hdr.n_lvbs or r.name_slot >= a.hdr.n_names:
+        return dlm_breach("resource with an impossible name or block", me, 0)
     memset(held, 0, sizeof(held))
     memset(wanted, 0, sizeof(wanted))
     if not (
@@ -88,6 +94,8 @@ cdef bint shard_is_sound(arena_t* a, shard_t* s) noexcept nogil:
     while bucket <= a.bucket_mask:
         i = a.buckets[bucket]
         while i:
+            if i >= a.hdr.n_rsbs or n > a.hdr.n_rsbs:
+                return dlm_breach("chain leads nowhere", i, 0)
             if not a.rsbs[i].flags & R_USED or (a.rsbs[i].hash & a.bucket_mask) != bucket:
                 return dlm_breach("resource in the wrong bucket", i, 0)
             if not check_rsb(a, &a.rsbs[i]):

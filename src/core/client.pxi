@@ -46,15 +46,15 @@ cdef class Client:
         node = add32(&self.a.hdr.next_node, 1) + 1
         for i in range(self.a.hdr.n_clients):
             c = &self.a.clients[i]
-            if load32(&c.node) == 0 and cas32(&c.node, 0, node):
+            if load32(&c.claim) == 0 and cas32(&c.claim, 0, self.a.me + 1):
                 break
         else:
             raise LockspaceFull(
                 f"lockspace {arena.name!r} has {self.a.hdr.n_clients} connections already"
             )
-        c.pid = _os.getpid()
-        c.ready = c.fd_sync = c.listening = c.born = 0
+        c.rescan = c.ready = c.fd_sync = c.listening = c.born = 0
         c.deaths_read = load32(&self.a.hdr.n_deaths)
+        store32(&c.node, node)
         self.slot = <uint16_t>i
         self.this_node = node
         port = &self.a.ports[i]
@@ -85,7 +85,7 @@ cdef class Client:
         """End the connection; all its locks go."""
         cdef port_t* port = &self.a.ports[self.slot]
         cdef client_t* c = &self.a.clients[self.slot]
-        cdef uint32_t n, i
+        cdef uint32_t i
         cdef bint ok
         self.live = 0
         for i in range(load32(&self.a.hdr.next_lkb)):
@@ -104,20 +104,9 @@ cdef class Client:
                 close(port.events)
                 port.events = -1
             pthread_mutex_unlock(&port.mutex)
-            ok = purge_client(self.a, self.slot, c.node, died)
-            c.ready = 0
-            c.fd_sync = 0
+            ok = purge_client(self.a, self.slot, died)
             if died:
-                shard_lock(self.a, self.a.shards)
-                n = self.a.hdr.n_deaths
-                self.a.hdr.deaths[n % MAX_DEATHS] = c.node
-                store32(&self.a.hdr.n_deaths, n + 1)
-                shard_unlock(self.a, self.a.shards)
-            store32(&c.node, 0)
-            if died:
-                for i in range(self.a.hdr.n_clients):
-                    if load32(&self.a.clients[i].node):
-                        pump(self.a, <uint16_t>i)
+                pump_all(self.a)
         self.backlog.clear()
         return ok
 
@@ -247,6 +236,7 @@ cdef class Client:
             return ENOSPC
         if flags & LKF_VALBLK and k.lvb == 0:
             k.lvb = take_lvb(self.a, o.s)
+            o.s.moving = 0
             memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
             if not ensure_lvb(self.a, o.s):
                 give_lvb(self.a, o.s, k.lvb)
@@ -350,7 +340,7 @@ cdef class Client:
         cdef uint64_t pid = 0
         if k.client != NOBODY:
             node = self.a.clients[k.client].node
-            pid = self.a.clients[k.client].pid
+            pid = pid_of(self.a, k.client)
         return LockStatus(
             lkid, name, node, QUEUES[k.queue], mode_or_none(k.grmode),
             mode_or_none(k.rqmode if k.queue != Q_GRANTED else IV),
@@ -472,11 +462,33 @@ cdef class Client:
             next_ = self.a.lkbs[back].ready_next
             self.read_events(&self.a.lkbs[back])
             back = next_
+        if load32(&c.rescan) & RESCAN_EVENTS:
+            and32(&c.rescan, ~<uint32_t>RESCAN_EVENTS)
+            self.rescan_events()
         if n - deaths > MAX_DEATHS:
             deaths = n - MAX_DEATHS
         while deaths != n:
             self.backlog.append(NodeDown(self.a.hdr.deaths[deaths % MAX_DEATHS]))
             deaths += 1
+        return 0
+
+    cdef int rescan_events(self) except -1:
+        """Read locks that somebody who died was putting on the list, or did not come to."""
+        cdef uint32_t i
+        cdef lkb_t* k
+        cdef bint lost
+        for i in range(1, load32(&self.a.hdr.next_lkb)):
+            k = &self.a.lkbs[i]
+            if k.client != self.slot or not k.bits & B_USED:
+                continue
+            shard_lock(self.a, shard_of(self.a, k))
+            lost = k.client == self.slot and k.bits & B_USED != 0 and (
+                (k.has_cast or k.bast_first or k.bast_then or k.bits & B_READY != 0)
+                and not on_list(self.a, load32(&self.a.clients[self.slot].ready), i, False)
+            )
+            shard_unlock(self.a, shard_of(self.a, k))
+            if lost:
+                self.read_events(k)
         return 0
 
     cdef int read_events(self, lkb_t* k) except -1:

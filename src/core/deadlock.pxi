@@ -58,7 +58,7 @@ cdef inline void put_edge(arena_t* a, edge_t* e, lkb_t* k) noexcept nogil:
 cdef inline bint waits(lkb_t* k) noexcept nogil:
     """Return whether a thread that named itself waits here."""
     return k.bits & B_USED and k.owner != 0 and (
-        k.queue == Q_HANDLE or (k.queue == Q_CONVERT and k.futex != 0)
+        k.queue == Q_HANDLE or (k.queue == Q_CONVERT and k.futex == WAITED)
     )
 
 
@@ -140,7 +140,7 @@ cdef object describe(arena_t* a, uint32_t i):
         n = a.rsbs[copy.rsb].name_len
         memcpy(text, name_at(a, &a.rsbs[copy.rsb]), n)
     shard_unlock(a, s)
-    pid = a.clients[copy.client].pid if copy.client != NOBODY else 0
+    pid = pid_of(a, copy.client)
     return DeadlockMember(
         text[:n], mode_or_none(copy.rqmode), mode_or_none(copy.grmode),
         f"process {pid} thread {copy.owner}", <uint64_t>copy.gen << 32 | i,

@@ -58,8 +58,8 @@ cdef bint grantable(arena_t* a, rsb_t* r, lkb_t* k, bint now, bint* deadlock) no
     if k.grmode != IV and not k.exflags & LKF_NOQUEUE and deadlocks(a, r, k):
         if k.exflags & LKF_CONVDEADLK:
             uncount_held(r, k.grmode)
-            k.grmode = NL
             k.sbflags |= SBF_DEMOTED
+            set_state(k, k.queue, NL, k.rqmode)
         else:
             deadlock[0] = True
         return False
@@ -72,32 +72,32 @@ cdef bint grantable(arena_t* a, rsb_t* r, lkb_t* k, bint now, bint* deadlock) no
     if not now:
         uncount_wanted(r, k.rqmode)
         count_wanted(r, alternative)
-    k.rqmode = <int8_t>alternative
     k.sbflags |= SBF_ALTMODE
+    set_state(k, k.queue, k.grmode, alternative)
     return True
 
 
-cdef void grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
-    lvb_at_grant(a, s, r, k)
-    if k.grmode != k.rqmode or k.queue != Q_GRANTED:
-        take_off_queue(a, r, k)
-        uncount_held(r, k.grmode)
-        k.grmode = k.rqmode
-        count_held(r, k.grmode)
-        put_granted(a, r, k)
-    else:
-        r.basted = 0            # granted anew in its old place: see notify_holders
-    k.rqmode = IV
-    k.highbast = 0
-    k.trybast = 0
+cdef void grant_and_tell(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
+    cdef int mode = k.rqmode
+    lvb_at_grant(o.a, o.s, r, k)
     r.token += 1
+    crash_point()
     k.token = r.token
     k.since = coarse_centiseconds()
-
-
-cdef inline void grant_and_tell(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
-    grant(o.a, o.s, r, k)
-    complete(o, k, ST_OK)
+    record(k, ST_OK, mode)
+    if k.grmode != mode or k.queue != Q_GRANTED:
+        take_off_queue(o.a, r, k)
+        uncount_held(r, k.grmode)
+        k.highbast = 0
+        set_state(k, Q_GRANTED, mode, IV)
+        count_held(r, mode)
+        put_granted(o.a, r, k)
+    else:
+        r.basted = 0            # granted anew in its old place: see notify_holders
+        k.highbast = 0
+        set_state(k, Q_GRANTED, mode, IV)
+    k.trybast = 0
+    announce(o, k)
 
 
 cdef bint grant_in_order(op_t* o, rsb_t* r) noexcept nogil:

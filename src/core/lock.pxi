@@ -394,6 +394,7 @@ cdef class Lock:
             enter(&o, a, shard_of(a, k))
             if k.lvb == 0:
                 k.lvb = take_lvb(a, o.s)
+                o.s.moving = 0
             if k.lvb:
                 memset(lvb_at(a, k.lvb), 0, a.lvb_len)
                 memcpy(lvb_at(a, k.lvb), PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
@@ -499,11 +500,14 @@ cdef class Lock:
                 if not self.sleep(&k.futex, WAITED, deadline, NULL):
                     return ST_EAGAIN
             except BaseException:
-                if self.ended() and k.status == ST_OK and before == NL:
-                    self.back_to_null()     # granted meanwhile, but nobody will use it
+                if self.ended():
+                    store32(&k.futex, 0)
+                    if k.status == ST_OK and before == NL:
+                        self.back_to_null()     # granted meanwhile, but nobody will use it
                 raise
             if not self.ended():
                 self.check_open()
+            store32(&k.futex, 0)
         status = k.status
         if status == ST_EAGAIN:
             k.rqmode = IV
@@ -709,18 +713,19 @@ cdef class Lock:
 
 cdef inline void grant_native(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
     """What `grant` does, for a lock on the granted queue whose block is kept by its holder."""
+    cdef int mode = k.rqmode
+    r.token += 1
+    crash_point()
+    k.token = r.token
+    k.since = coarse_centiseconds()
     uncount_held(r, k.grmode)
-    count_held(r, k.rqmode)
-    k.grmode = k.rqmode
-    k.rqmode = IV
+    count_held(r, mode)
+    k.highbast = 0
+    set_state(k, Q_GRANTED, mode, IV)
     if k.prev:
         unlink_lkb(a, &r.granted, NULL, k)
         put_granted(a, r, k)
-    k.highbast = 0
     k.trybast = 0
-    r.token += 1
-    k.token = r.token
-    k.since = coarse_centiseconds()
 
 
 @cython.final

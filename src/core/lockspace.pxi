@@ -3,6 +3,7 @@
 cdef enum:
     N_SHARDS = 64
     N_CLIENTS = 1024
+    N_PROCS = 1024
     PAGE = 4096
 
 cdef uint64_t MAGIC = 0x6d6c647970      # "pydlm"
@@ -16,56 +17,123 @@ cdef class Arena:
     """The memory of one lockspace. Connections share it; it lasts as long as one of them.
 
     `capacity` is the number of locks and of resources it has room for. Address space is
-    reserved for all of them; memory is used only for those that exist.
+    reserved for all of them; memory is used only for those that exist. Without `fd` it is
+    private to this process; with the descriptor of a file, it is shared with all who map that. The
+    file is made an arena with `create`, else it has to be one: ArenaDamaged if it is not.
     """
 
     cdef arena_t a
     cdef readonly str name
     cdef uint64_t size
+    cdef uint32_t epoch          # of the process that joined a shared one; 0: has not
     cdef object __weakref__
 
-    def __cinit__(self, str name, *, uint32_t capacity, uint32_t lvb_len):
+    def __cinit__(self, str name, **options):
         self.name = name
         self.a.hdr = NULL
         self.a.ports = NULL
+        self.epoch = 0
 
-    def __init__(self, str name, *, uint32_t capacity, uint32_t lvb_len):
+    def __init__(
+        self, str name, *, capacity=None, lvb_len=None, int fd=-1, bint create=True, boot=b""
+    ):
         cdef header_t layout
-        if not 16 <= capacity <= 1 << 30:
-            raise BadArgument(f"capacity {capacity} is not between 16 and {1 << 30} locks")
-        if not 8 <= lvb_len <= 4096 or lvb_len % 8:
-            raise BadArgument(f"lvb_len {lvb_len} is not a multiple of 8 between 8 and 4096 bytes")
-        memset(&layout, 0, sizeof(layout))
-        lay_out(&layout, capacity, lvb_len)
+        cdef uint32_t i
+        cdef bytes this_boot
+        if create:
+            check_sizes(capacity, lvb_len)
+            memset(&layout, 0, sizeof(layout))
+            lay_out(&layout, capacity, lvb_len)
+            layout.seed = _secrets.randbits(64)
+            layout.futex_flags = 0 if fd >= 0 else FUTEX_PRIVATE_FLAG
+            this_boot = boot.ljust(16, b"\0")
+            memcpy(layout.boot, PyBytes_AS_STRING(this_boot), 16)
+        else:
+            read_layout(fd, boot, &layout)
         self.size = layout.size
+        if create and fd >= 0:
+            _os.ftruncate(fd, self.size)
         base = mmap(
             NULL, self.size, PROT_READ | PROT_WRITE,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+            (MAP_PRIVATE | MAP_ANONYMOUS if fd < 0 else MAP_SHARED) | MAP_NORESERVE, fd, 0,
         )
         if base == MAP_FAILED:
             raise LockspaceFull(
                 f"cannot reserve {self.size >> 20} MiB of address space for {capacity} locks; "
                 "connect with a smaller capacity"
             )
-        memcpy(base, &layout, sizeof(layout))
+        if create:
+            memcpy(base, &layout, sizeof(layout))
         attach(&self.a, base)
-        fresh_seed = _secrets.randbits(64)
-        self.a.hdr.seed = fresh_seed
-        self.a.hdr.futex_flags = FUTEX_PRIVATE_FLAG
-        self.a.futex_flags = FUTEX_PRIVATE_FLAG
-        # Tokens rise also over restarts of the program, as long as its clock does.
-        now = int(_time.time())
-        for i in range(<uint32_t>N_SHARDS):
-            self.a.shards[i].token = <uint64_t>now << 24
+        if create:
+            # Tokens rise also over restarts of the program, as long as its clock does.
+            now = int(_time.time())
+            for i in range(<uint32_t>N_SHARDS):
+                self.a.shards[i].token = <uint64_t>now << 24
         self.a.ports = <port_t*>calloc(N_CLIENTS, sizeof(port_t))
         if self.a.ports == NULL:
             raise MemoryError
         for i in range(<uint32_t>N_CLIENTS):
             pthread_mutex_init(&self.a.ports[i].mutex, NULL)
+        if fd < 0:
+            self.a.procs[0].pid = _os.getpid()
+            self.a.procs[0].state = P_ALIVE
+            return
+        madvise(base, self.size, MADV_DONTFORK)
+        if not create:
+            self.check()
+
+    def join(self, uint64_t started):
+        """Enter this process, which began at `started`, into a shared arena; start the helper."""
+        cdef uint32_t i
+        cdef int rc
+        if waitv_probe():
+            raise Unsupported("sharing locks between processes needs Linux 5.16 (futex_waitv)")
+        self.reclaim()
+        for i in range(self.a.hdr.n_procs):
+            if cas32(&self.a.procs[i].state, P_FREE, P_JOINING):
+                break
+        else:
+            raise LockspaceFull(
+                f"lockspace {self.name!r} has {self.a.hdr.n_procs} processes already"
+            )
+        self.a.procs[i].pid = _os.getpid()
+        self.a.procs[i].started = started
+        self.a.procs[i].in_flight = 0
+        self.a.procs[i].purger = 0
+        self.a.me = i
+        with nogil:
+            rc = helper_ask(&self.a, ASK_JOIN)
+        if rc == ENOSPC:
+            self.a.procs[i].state = P_FREE
+            raise LockspaceFull(f"this process has {MAX_ARENAS} shared lockspaces open already")
+        if rc:
+            self.a.procs[i].state = P_FREE
+            raise DlmError(f"cannot start the helper thread: {_os.strerror(rc)}", errno=rc)
+        self.epoch = dlm_epoch
+
+    cdef int reclaim(self) except -1:
+        """Free slots of processes that died between taking one and joining."""
+        cdef uint32_t i
+        for i in range(self.a.hdr.n_procs):
+            if load32(&self.a.procs[i].state) == P_JOINING:
+                if not process_lives(self.a.procs[i].pid, self.a.procs[i].started):
+                    cas32(&self.a.procs[i].state, P_JOINING, P_FREE)
+
+    def processes(self):
+        """Return (pid, start time in clock ticks since boot) of all processes that are in."""
+        cdef uint32_t i
+        return [
+            (self.a.procs[i].pid, self.a.procs[i].started)
+            for i in range(self.a.hdr.n_procs) if load32(&self.a.procs[i].state) == P_ALIVE
+        ]
 
     def __dealloc__(self):
-        if self.a.hdr != NULL:
-            munmap(self.a.hdr, self.size)
+        if self.a.hdr == NULL:
+            return
+        if self.epoch and self.epoch == dlm_epoch:
+            helper_ask(&self.a, ASK_LEAVE)
+        munmap(self.a.hdr, self.size)
         free(self.a.ports)
 
     @property
@@ -97,6 +165,63 @@ cdef class Arena:
                 raise AssertionError(f"shard {i} of lockspace {self.name!r} is broken")
 
 
+cdef int check_sizes(capacity, lvb_len) except -1:
+    if not 16 <= capacity <= 1 << 30:
+        raise BadArgument(f"capacity {capacity} is not between 16 and {1 << 30} locks")
+    if not 8 <= lvb_len <= 4096 or lvb_len % 8:
+        raise BadArgument(f"lvb_len {lvb_len} is not a multiple of 8 between 8 and 4096 bytes")
+    return 0
+
+
+cdef int read_layout(int fd, bytes boot, header_t* h) except -1:
+    """Read the header of a shared arena; raise ArenaDamaged unless it is what we would write."""
+    cdef header_t expected
+    cdef bytes raw = _os.pread(fd, sizeof(header_t), 0)
+    if len(raw) < sizeof(header_t):
+        raise ArenaDamaged(f"{len(raw)} bytes are too few for a lockspace")
+    memcpy(h, PyBytes_AS_STRING(raw), sizeof(header_t))
+    if h.magic != MAGIC:
+        raise ArenaDamaged("this is no lockspace")
+    if h.layout != LAYOUT:
+        raise ArenaDamaged(
+            f"it has layout version {h.layout}, this pydlm has {LAYOUT}: "
+            "stop the programs that use the other version, then remove it"
+        )
+    if h.boot[:16] != boot.ljust(16, b"\0"):
+        raise ArenaDamaged("it is from before the last boot")
+    try:
+        check_sizes(h.n_lkbs - 1, h.lvb_len)
+    except BadArgument as error:
+        raise ArenaDamaged(f"its header makes no sense: {error}") from None
+    memset(&expected, 0, sizeof(expected))
+    lay_out(&expected, h.n_lkbs - 1, h.lvb_len)
+    if (
+        memcmp(&expected.n_shards, &h.n_shards, 8 * sizeof(uint32_t))
+        or memcmp(&expected.off_shards, &h.off_shards, 8 * sizeof(uint64_t))
+        or expected.size != h.size or h.futex_flags != 0
+    ):
+        raise ArenaDamaged("its header makes no sense")
+    size = _os.fstat(fd).st_size
+    if size != <object>h.size:
+        raise ArenaDamaged(f"it has {size} bytes, its header says {h.size}")
+    return 0
+
+
+cdef bint process_lives(uint32_t pid, uint64_t started) except -1:
+    """Return whether that very process is there: its pid may be another's by now."""
+    return start_time(pid) == started
+
+
+def start_time(pid):
+    """Return when a process began, in clock ticks since boot; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in brackets, may hold anything.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return 0
+
+
 cdef void lay_out(header_t* h, uint32_t capacity, uint32_t lvb_len) noexcept:
     """Decide where everything lies."""
     cdef uint32_t buckets = N_SHARDS
@@ -107,6 +232,7 @@ cdef void lay_out(header_t* h, uint32_t capacity, uint32_t lvb_len) noexcept:
     h.layout = LAYOUT
     h.lvb_len = lvb_len
     h.n_shards = N_SHARDS
+    h.n_procs = N_PROCS
     h.n_clients = N_CLIENTS
     h.n_buckets = buckets
     h.n_rsbs = capacity + 1
@@ -118,6 +244,8 @@ cdef void lay_out(header_t* h, uint32_t capacity, uint32_t lvb_len) noexcept:
     end = page_up(sizeof(header_t))
     h.off_shards = end
     end = page_up(end + N_SHARDS * sizeof(shard_t))
+    h.off_procs = end
+    end = page_up(end + N_PROCS * sizeof(proc_t))
     h.off_clients = end
     end = page_up(end + N_CLIENTS * sizeof(client_t))
     h.off_buckets = end
@@ -136,6 +264,7 @@ cdef void attach(arena_t* a, void* base) noexcept:
     cdef char* start = <char*>base
     a.hdr = <header_t*>base
     a.shards = <shard_t*>(start + a.hdr.off_shards)
+    a.procs = <proc_t*>(start + a.hdr.off_procs)
     a.clients = <client_t*>(start + a.hdr.off_clients)
     a.buckets = <uint32_t*>(start + a.hdr.off_buckets)
     a.rsbs = <rsb_t*>(start + a.hdr.off_rsbs)

@@ -8,22 +8,37 @@ cdef bint publish_lvb(arena_t* a, shard_t* s, rsb_t* r, const unsigned char* val
     if fresh == 0:
         return False
     memcpy(lvb_at(a, fresh), value, a.lvb_len)
+    switch_lvb(a, s, r, fresh, old)
+    return True
+
+
+cdef inline void switch_lvb(
+    arena_t* a, shard_t* s, rsb_t* r, uint32_t fresh, uint32_t old
+) noexcept nogil:
+    crash_point()
     store32(&r.lvb, fresh)
+    crash_point()
+    s.moving = old
+    crash_point()
     if old:
         give_lvb(a, s, old)
+        crash_point()
+        s.moving = 0
+    crash_point()
     r.flags &= ~R_INVALID
-    return True
+    crash_point()
 
 
 cdef void publish_dirty(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
     """Make the slot a native holder wrote into the resource's block, without a copy."""
     cdef uint32_t old = r.lvb
-    store32(&r.lvb, k.lvb)
+    cdef uint32_t fresh = k.lvb
+    s.moving = fresh
+    crash_point()
     k.lvb = 0
+    crash_point()
     k.bits &= ~B_DIRTY
-    if old:
-        give_lvb(a, s, old)
-    r.flags &= ~R_INVALID
+    switch_lvb(a, s, r, fresh, old)
 
 
 cdef void lvb_at_grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:

@@ -58,12 +58,18 @@ cdef void push_ready(op_t* o, lkb_t* k) noexcept nogil:
     cdef uint32_t head
     if k.bits & B_READY:
         return
+    o.s.pushing = i
+    crash_point()
     k.bits |= B_READY
     while True:
         head = load32(&c.ready)
         k.ready_next = head
+        crash_point()
         if cas32(&c.ready, head, i):
             break
+    crash_point()
+    o.s.pushing = 0
+    crash_point()
     if head == 0:
         ring(o, k.client)
 
@@ -85,21 +91,32 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
         ring(o, k.client)
 
 
-cdef void complete(op_t* o, lkb_t* k, int status) noexcept nogil:
-    """Record that the request of a lock has ended."""
+cdef inline void record(lkb_t* k, int status, int mode) noexcept nogil:
+    """Write down how a request ends, before the state says that it has."""
     k.status = status
+    if not k.bits & (B_SYNC | B_ORPHAN):
+        k.cast_mode = <int8_t>mode
+        k.cast_sb = k.sbflags
+        k.has_cast = True
+    crash_point()
+
+
+cdef inline void announce(op_t* o, lkb_t* k) noexcept nogil:
+    """Tell the owner, once the state has changed."""
     if k.bits & B_SYNC:
         if load32(&k.futex) == WAITED:
-            store32(&k.futex, 0)
+            store32(&k.futex, ENDED)
+            crash_point()
             o.wake[o.n_wake] = lkb_index(o.a, k)
             o.n_wake += 1
-        return
-    if k.bits & B_ORPHAN:
-        return
-    k.has_cast = True
-    k.cast_mode = k.grmode
-    k.cast_sb = k.sbflags
-    push_ready(o, k)
+    elif not k.bits & B_ORPHAN:
+        push_ready(o, k)
+
+
+cdef inline void complete(op_t* o, lkb_t* k, int status) noexcept nogil:
+    """Record and announce the end of a request that leaves the lock as it was."""
+    record(k, status, k.grmode)
+    announce(o, k)
 
 
 cdef void notify(op_t* o, lkb_t* k, int mode) noexcept nogil:

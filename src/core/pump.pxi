@@ -45,7 +45,65 @@ cdef void sync_fd(arena_t* a, port_t* p, uint32_t i) noexcept nogil:
         show_level(p, i, level)
 
 
+cdef bint on_list(arena_t* a, uint32_t head, uint32_t wanted, bint fds) noexcept nogil:
+    """Return whether a lock is on a list of its client, of which we are the only consumer."""
+    while head and head != wanted:
+        head = a.lkbs[head].fd_next if fds else a.lkbs[head].ready_next
+    return head == wanted
+
+
+cdef void rescan_fds(arena_t* a, port_t* p, uint16_t client) noexcept nogil:
+    """Find locks that somebody who died was putting on the list, or did not come to."""
+    cdef uint32_t i
+    cdef lkb_t* k
+    cdef bint lost
+    for i in range(1, load32(&a.hdr.next_lkb)):
+        k = &a.lkbs[i]
+        if k.client != client or not k.bits & B_HAS_FD:
+            continue
+        shard_lock(a, shard_of(a, k))
+        lost = (
+            k.client == client and k.bits & B_HAS_FD != 0
+            and not (k.bits & B_FD_SYNC != 0 and on_list(a, load32(&a.clients[client].fd_sync), i, True))
+        )
+        shard_unlock(a, shard_of(a, k))
+        if lost:
+            sync_fd(a, p, i)
+
+
+cdef inline bint a_stranger(arena_t* a, uint32_t client) noexcept nogil:
+    """Return whether a client belongs to another process."""
+    return a.clients[client].claim != a.me + 1
+
+
+cdef inline uint32_t pid_of(arena_t* a, uint32_t client) noexcept nogil:
+    if client == NOBODY or a.clients[client].claim == 0:
+        return 0
+    return a.procs[a.clients[client].claim - 1].pid
+
+
+cdef void ring_process(arena_t* a, uint32_t proc) noexcept nogil:
+    """Have the helper thread of another process look after its connections."""
+    if swap32(&a.procs[proc].doorbell, 1) == 0:
+        futex_wake(&a.procs[proc].doorbell, 1, a.futex_flags)
+
+
+cdef void pump_all(arena_t* a) noexcept nogil:
+    cdef uint32_t i
+    for i in range(a.hdr.n_clients):
+        if load32(&a.clients[i].node):
+            pump(a, <uint16_t>i)
+
+
 cdef void pump(arena_t* a, uint16_t client) noexcept nogil:
+    cdef uint32_t claim = load32(&a.clients[client].claim)
+    if claim == a.me + 1:
+        pump_mine(a, client)
+    elif claim:
+        ring_process(a, claim - 1)
+
+
+cdef void pump_mine(arena_t* a, uint16_t client) noexcept nogil:
     cdef port_t* p = &a.ports[client]
     cdef client_t* c = &a.clients[client]
     cdef uint32_t i, next_
@@ -56,6 +114,11 @@ cdef void pump(arena_t* a, uint16_t client) noexcept nogil:
             next_ = a.lkbs[i].fd_next
             sync_fd(a, p, i)
             i = next_
-        if p.events >= 0 and (load32(&c.ready) or c.deaths_read != a.hdr.n_deaths):
+        if load32(&c.rescan) & RESCAN_FDS:
+            and32(&c.rescan, ~<uint32_t>RESCAN_FDS)
+            rescan_fds(a, p, client)
+        if p.events >= 0 and (
+            load32(&c.ready) or load32(&c.rescan) or c.deaths_read != a.hdr.n_deaths
+        ):
             eventfd_raise(p.events)
     pthread_mutex_unlock(&p.mutex)

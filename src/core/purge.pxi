@@ -41,7 +41,9 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
         give_lkb(o.a, o.s, k)
         return
     k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
-    if load32(&k.futex) == WAITED:
+    if a_stranger(o.a, k.client):
+        k.futex = 0             # its threads are gone too
+    elif load32(&k.futex) == WAITED:
         store32(&k.futex, LEFT_TO_WAITER)      # its thread finds the connection closed
         futex_wake(&k.futex, 1, o.a.futex_flags)
     if k.queue == Q_HANDLE:
@@ -62,8 +64,20 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
     do_unlock(o, r, k)
 
 
-cdef bint purge_client(arena_t* a, uint32_t client, uint32_t node, bint died) noexcept nogil:
-    """Release all a client had; with `died` as the kernel does when it finds a client gone."""
+cdef void record_death(arena_t* a, uint32_t node) noexcept nogil:
+    cdef uint32_t n
+    shard_lock(a, a.shards)
+    n = a.hdr.n_deaths
+    a.hdr.deaths[n % MAX_DEATHS] = node
+    crash_point()
+    store32(&a.hdr.n_deaths, n + 1)
+    shard_unlock(a, a.shards)
+
+
+cdef bint purge_client(arena_t* a, uint32_t client, bint died) noexcept nogil:
+    """Release all a client had, and its slot; with `died` as the kernel does for a client gone."""
+    cdef client_t* c = &a.clients[client]
+    cdef uint32_t node = c.node
     cdef op_t o
     cdef uint32_t i, n, rsb
     cdef lkb_t* k
@@ -78,6 +92,14 @@ cdef bint purge_client(arena_t* a, uint32_t client, uint32_t node, bint died) no
             lose_lkb(&o, k, node, died)
         op_end(&o, rsb)
     free(locks)
+    c.ready = 0
+    c.fd_sync = 0
+    if died and node:
+        record_death(a, node)
+    crash_point()
+    store32(&c.node, 0)
+    crash_point()
+    store32(&c.claim, 0)
     return True
 
 

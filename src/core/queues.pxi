@@ -65,6 +65,7 @@ cdef inline void unlink_lkb(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k
 
 
 cdef inline void put_granted(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
+    """Link a lock whose state says that it is granted."""
     # Newest first: that is the order in which holders get their notices (rule 17). But behind
     # those whose last conversion was refused in this mode or a higher one.
     cdef lkb_t* before = NULL
@@ -81,7 +82,6 @@ cdef inline void put_granted(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
         if at:
             a.lkbs[at].prev = lkb_index(a, k)
         r.basted = 0            # no longer by token: see notify_holders
-    k.queue = Q_GRANTED
 
 
 cdef void put_queued(arena_t* a, rsb_t* r, lkb_t* k, int queue) noexcept nogil:
@@ -89,17 +89,20 @@ cdef void put_queued(arena_t* a, rsb_t* r, lkb_t* k, int queue) noexcept nogil:
     cdef uint32_t* tail = &r.converting_tail if queue == Q_CONVERT else &r.waiting_tail
     if k.exflags & LKF_HEADQUE:
         k.seq = a.lkbs[head[0]].seq - 1 if head[0] else SEQ_START
+        set_state(k, queue, k.grmode, k.rqmode)
         link_head(a, head, tail, k)
     else:
         k.seq = a.lkbs[tail[0]].seq + 1 if tail[0] else SEQ_START
+        set_state(k, queue, k.grmode, k.rqmode)
         link_tail(a, head, tail, k)
-    k.queue = queue
+    crash_point()
     k.since = coarse_centiseconds()
     count_wanted(r, k.rqmode)
     r.special += breaks_order(k)
 
 
 cdef void take_off_queue(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
+    """Unlink a lock. Its state goes on to say where it was: what follows is to change that."""
     if k.queue == Q_GRANTED:
         unlink_lkb(a, &r.granted, NULL, k)
     elif k.queue == Q_CONVERT or k.queue == Q_WAITING:
@@ -109,4 +112,4 @@ cdef void take_off_queue(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
             unlink_lkb(a, &r.waiting, &r.waiting_tail, k)
         uncount_wanted(r, k.rqmode)
         r.special -= breaks_order(k)
-    k.queue = Q_NONE
+    crash_point()

@@ -4,9 +4,7 @@
 cdef inline void shard_lock(arena_t* a, shard_t* s) noexcept nogil:
     dlm_thread_ready()
     if mutex_lock(&s.mutex, a.futex_flags):
-        # The arena is private to this process, and a thread cannot end inside.
-        dlm_breach(b"a thread died holding a shard", 0, 0)
-        abort()
+        repair_shard(a, s)
 
 
 cdef inline void shard_unlock(arena_t* a, shard_t* s) noexcept nogil:
@@ -32,7 +30,9 @@ cdef int check_lock_flags(int mode, uint32_t flags) noexcept nogil:
 
 cdef void release_lkb(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     """Take a lock off its resource; its slot goes once nothing refers to it any more."""
+    crash_point()
     k.rsb = 0
+    crash_point()
     r.n_locks -= 1
     if r.n_locks == 0:
         drop_rsb(o.a, o.s, r)
@@ -51,16 +51,18 @@ cdef lkb_t* add_lkb(op_t* o, rsb_t* r, uint16_t client, uint8_t bits) noexcept n
         return NULL
     k = &o.a.lkbs[i]
     gen = k.gen
-    memset(k, 0, sizeof(lkb_t))
+    memset(k, 0, sizeof(lkb_t))     # not B_USED until all of it is there
     k.gen = gen
     k.shard = <uint8_t>(o.s - o.a.shards)
     k.rsb = rsb_index(o.a, r)
     k.client = client
-    k.bits = bits | B_USED
     k.grmode = IV
     k.rqmode = IV
     k.granted_before = IV
     k.born = add32(&o.a.clients[client].born, 1)
+    crash_point()
+    k.bits = bits | B_USED
+    crash_point()
     r.n_locks += 1
     return k
 
@@ -81,6 +83,7 @@ cdef int do_lock(
     k = add_lkb(o, r, client, bits)
     if k != NULL and flags & LKF_VALBLK and not bits & B_SYNC:
         k.lvb = take_lvb(a, o.s)
+        o.s.moving = 0
         if k.lvb == 0:
             o.lacking = KIND_LVB
             release_lkb(o, r, k)
@@ -156,9 +159,9 @@ cdef int do_unlock(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     lvb_at_unlock(o.a, o.s, r, k)
     take_off_queue(o.a, r, k)
     uncount_held(r, k.grmode)
-    k.grmode = IV
-    k.rqmode = IV
-    complete(o, k, ST_EUNLOCK)
+    record(k, ST_EUNLOCK, IV)
+    set_state(k, Q_NONE, IV, IV)
+    announce(o, k)
     release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
@@ -172,12 +175,15 @@ cdef int do_cancel(op_t* o, rsb_t* r, lkb_t* k, int status) noexcept nogil:
     if queue == Q_GRANTED:
         return 0                # nothing to take back (rule 30)
     take_off_queue(o.a, r, k)
-    k.rqmode = IV
+    record(k, status, k.grmode)
     if queue == Q_CONVERT:
+        set_state(k, Q_GRANTED, k.grmode, IV)
         put_granted(o.a, r, k)
         r.basted = 0            # back at the front with an old token: see notify_holders
-    complete(o, k, status)
-    if queue == Q_WAITING:
+        announce(o, k)
+    else:
+        set_state(k, Q_NONE, IV, IV)
+        announce(o, k)
         release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
@@ -189,10 +195,9 @@ cdef void op_flush(op_t* o) noexcept nogil:
     cdef uint32_t i
     for i in range(o.n_wake):
         futex_wake(&o.a.lkbs[o.wake[i]].futex, 1, o.a.futex_flags)
+        crash_point()
     if o.n_ring > MAX_RING:
-        for i in range(o.a.hdr.n_clients):
-            if o.a.clients[i].node:
-                pump(o.a, <uint16_t>i)
+        pump_all(o.a)
     else:
         for i in range(o.n_ring):
             pump(o.a, o.ring[i])
@@ -202,11 +207,17 @@ cdef void op_flush(op_t* o) noexcept nogil:
 
 cdef void op_end(op_t* o, uint32_t rsb) noexcept nogil:
     """Give the mutex up and deliver; go on while the grants of `rsb` are not done."""
-    cdef bint more = o.unfinished
+    cdef bint more = o.unfinished, flight = o.n_wake or o.n_ring or more
     cdef rsb_t* r
+    if flight:
+        # Whoever clears up after us then knows that somebody may not have been told.
+        add32(&o.a.procs[o.a.me].in_flight, 1)
+    crash_point()
     shard_unlock(o.a, o.s)
-    if o.n_wake or o.n_ring:
-        op_flush(o)
+    crash_point()
+    if not flight:
+        return
+    op_flush(o)
     while more:
         op_begin(o, o.a, o.s)
         # Somebody else may have this slot meanwhile; a pass over it does no harm.
@@ -216,3 +227,4 @@ cdef void op_end(op_t* o, uint32_t rsb) noexcept nogil:
         more = o.unfinished
         shard_unlock(o.a, o.s)
         op_flush(o)
+    add32(&o.a.procs[o.a.me].in_flight, <uint32_t>-1)

@@ -56,32 +56,46 @@ cdef rsb_t* make_rsb(
             push_free(a, s, KIND_NAME, slot)
         return NULL
     r = &a.rsbs[i]
-    memset(r, 0, sizeof(rsb_t))
+    memset(r, 0, sizeof(rsb_t))     # not R_USED until all of it is there
     r.hash = hash
     r.name_len = <uint8_t>len
     r.name_slot = slot
     memcpy(name_at(a, r), name, len)
     r.token = s.token
+    r.shard = <uint8_t>(s - a.shards)
+    crash_point()
     r.flags = R_USED
+    crash_point()
     r.chain = a.buckets[hash & a.bucket_mask]
     a.buckets[hash & a.bucket_mask] = i
+    crash_point()
     return r
 
 
 cdef void drop_rsb(arena_t* a, shard_t* s, rsb_t* r) noexcept nogil:
     """Forget a resource that has no locks, and with it its lock value block (rule 20)."""
-    cdef uint32_t i = rsb_index(a, r)
+    cdef uint32_t i = rsb_index(a, r), slot = r.lvb
     cdef uint32_t* link = &a.buckets[r.hash & a.bucket_mask]
     while link[0] != i:
         link = &a.rsbs[link[0]].chain
     link[0] = r.chain
-    if r.lvb:
-        give_lvb(a, s, r.lvb)
-    if r.name_slot:
-        push_free(a, s, KIND_NAME, r.name_slot)
+    crash_point()
     if r.token > s.token:
         s.token = r.token       # so that tokens rise though the resource was forgotten
+    crash_point()
+    if slot:
+        s.moving = slot
+        crash_point()
+        r.lvb = 0
+        crash_point()
+        give_lvb(a, s, slot)
+        crash_point()
+        s.moving = 0
+    slot = r.name_slot
     r.flags = 0
+    crash_point()
+    if slot:
+        push_free(a, s, KIND_NAME, slot)
     r.chain = s.free_rsb
     s.free_rsb = i
     s.used_rsbs -= 1

@@ -36,6 +36,7 @@ cdef uint32_t take_rsb(arena_t* a, shard_t* s) noexcept nogil:
         if first == 0:
             return 0
         for i in range(n):
+            a.rsbs[first + i].shard = <uint8_t>(s - a.shards)
             a.rsbs[first + i].chain = first + i + 1 if i + 1 < n else 0
         s.free_rsb = first
     i = s.free_rsb
@@ -63,21 +64,42 @@ cdef uint32_t take_block(
 
 
 cdef inline uint32_t take_lvb(arena_t* a, shard_t* s) noexcept nogil:
-    return take_block(a.lvbs, a.lvb_len, &s.free_lvb, &a.hdr.next_lvb, a.hdr.n_lvbs)
+    """Take a slot; s.moving names it until the caller has given it its place and cleared that."""
+    cdef uint32_t slot
+    if s.free_lvb == 0:
+        slot = take_block(a.lvbs, a.lvb_len, &s.free_lvb, &a.hdr.next_lvb, a.hdr.n_lvbs)
+        if slot == 0:
+            return 0
+        give_lvb(a, s, slot)
+    slot = s.free_lvb
+    s.moving = slot
+    crash_point()
+    memcpy(&s.free_lvb, lvb_at(a, slot), sizeof(uint32_t))
+    crash_point()
+    return slot
 
 
 cdef inline void give_lvb(arena_t* a, shard_t* s, uint32_t slot) noexcept nogil:
     memcpy(lvb_at(a, slot), &s.free_lvb, sizeof(uint32_t))
+    crash_point()
     s.free_lvb = slot
 
 
 cdef void give_lkb(arena_t* a, shard_t* s, lkb_t* k) noexcept nogil:
-    if k.lvb:
-        give_lvb(a, s, k.lvb)
+    cdef uint32_t slot = k.lvb
+    if slot:
+        s.moving = slot
+        crash_point()
         k.lvb = 0
+        crash_point()
+        give_lvb(a, s, slot)
+        crash_point()
+        s.moving = 0
+    k.gen += 1
+    crash_point()
     k.bits = 0
     k.queue = Q_NONE
-    k.gen += 1
+    crash_point()
     k.next = s.free_lkb
     s.free_lkb = lkb_index(a, k)
     s.used_lkbs -= 1
@@ -118,6 +140,7 @@ cdef void push_free(arena_t* a, shard_t* s, int kind, uint32_t i) noexcept nogil
         a.lkbs[i].next = s.free_lkb
         s.free_lkb = i
     elif kind == KIND_RSB:
+        a.rsbs[i].shard = <uint8_t>(s - a.shards)
         a.rsbs[i].chain = s.free_rsb
         s.free_rsb = i
     elif kind == KIND_LVB:
@@ -155,4 +178,5 @@ cdef bint ensure_lvb(arena_t* a, shard_t* s) noexcept nogil:
     if slot == 0:
         return False
     give_lvb(a, s, slot)
+    s.moving = 0
     return True

@@ -19,6 +19,7 @@
 #define store32(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define swap32(p, v)      __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define add32(p, v)       __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
+#define and32(p, v)        __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL)
 #define or32(p, v)        __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
 
 static inline int cas32(uint32_t *p, uint32_t old, uint32_t new_) {
@@ -61,5 +62,28 @@ static inline void eventfd_clear(int fd) {
     uint64_t count;
     while (read(fd, &count, sizeof count) < 0 && errno == EINTR) {}
 }
+
+/* The four bytes of a lock's state, in one store. */
+static inline void store_state(int8_t *state, int grmode, int rqmode, int queue, int highbast) {
+    int8_t bytes[4] = { (int8_t)grmode, (int8_t)rqmode, (int8_t)queue, (int8_t)highbast };
+    uint32_t word;
+    memcpy(&word, bytes, sizeof word);
+    __atomic_store_n((uint32_t *)(void *)state, word, __ATOMIC_RELEASE);
+}
+
+/* A test build dies at the crash point it is told to. Elsewhere it only keeps the order of
+   stores: a process that is killed has done all of them up to some point, and none after. */
+#ifdef PYDLM_CRASH
+#include <signal.h>
+static uint64_t dlm_crash_at, dlm_crash_count;
+static inline void crash_point(void) {
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    if (dlm_crash_at && ++dlm_crash_count == dlm_crash_at)
+        kill(getpid(), SIGKILL);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+#else
+#define crash_point() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#endif
 
 #endif

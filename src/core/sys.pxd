@@ -12,11 +12,13 @@ cdef extern from "sys.h":
     enum: MAP_SHARED
     enum: MAP_ANONYMOUS
     enum: MAP_NORESERVE
+    enum: MADV_DONTFORK
     void* MAP_FAILED
     uint32_t load32(uint32_t* p) noexcept nogil
     void store32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t swap32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t add32(uint32_t* p, uint32_t v) noexcept nogil
+    uint32_t and32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t or32(uint32_t* p, uint32_t v) noexcept nogil
     bint cas32(uint32_t* p, uint32_t old, uint32_t new_) noexcept nogil
     int futex_wait(uint32_t* word, uint32_t value, int64_t until, int flags) noexcept nogil
@@ -27,4 +29,5 @@ cdef extern from "sys.h":
     void eventfd_raise(int fd) noexcept nogil
     void eventfd_clear(int fd) noexcept nogil
     void* mmap(void* addr, size_t length, int prot, int flags, int fd, long offset) noexcept nogil
+    int madvise(void* addr, size_t length, int advice) noexcept nogil
     int munmap(void* addr, size_t length) noexcept nogil

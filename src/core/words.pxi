@@ -6,6 +6,7 @@ import time as _time
 import warnings as _warnings
 
 from pydlm.errors import (
+    ArenaDamaged,
     BadArgument,
     Busy,
     Cancelled,
@@ -19,6 +20,7 @@ from pydlm.errors import (
     LVBInvalid,
     NoSuchLock,
     NotHeld,
+    Unsupported,
     WouldBlock,
 )
 from pydlm.types import Blocked, Completion, LockFlag, LockStatus, Mode, NodeDown, Queue, StatusFlag

@@ -10,7 +10,18 @@ from pydlm.types import Event, LockStatus, Mode
 @disjoint_base
 class Arena:
     name: str
-    def __init__(self, name: str, *, capacity: int, lvb_len: int) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        *,
+        capacity: int | None = None,
+        lvb_len: int | None = None,
+        fd: int = -1,
+        create: bool = True,
+        boot: bytes = b"",
+    ) -> None: ...
+    def join(self, started: int) -> None: ...
+    def processes(self) -> list[tuple[int, int]]: ...
     @property
     def capacity(self) -> int: ...
     @property
@@ -94,3 +105,5 @@ class Held:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None: ...
+
+def start_time(pid: int) -> int: ...

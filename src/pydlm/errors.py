@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from pydlm.types import Mode
 
 __all__ = [
+    "ArenaDamaged",
     "BadArgument",
     "Busy",
     "Cancelled",
@@ -121,6 +122,12 @@ class LockspaceFull(DlmError, MemoryError):
     """The lockspace has no room for another lock, resource or connection."""
 
     default_errno = _errno.ENOSPC
+
+
+class ArenaDamaged(DlmError):
+    """The file of a shared lockspace is not what it should be; it has not been touched."""
+
+    default_errno = _errno.EUCLEAN
 
 
 class LockLost(DlmError):

@@ -22,7 +22,10 @@ DEFAULT_STACK: Final = "local"
 _ENTRY_POINT_GROUP: Final = "pydlm.stacks"
 
 # Our own work also where the package was not installed, and cannot be replaced by accident.
-_BUILT_IN: Final = {"local": ("pydlm.stacks.local", "LocalStack")}
+_BUILT_IN: Final = {
+    "local": ("pydlm.stacks.local", "LocalStack"),
+    "host": ("pydlm.stacks.host", "HostStack"),
+}
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -13,26 +13,9 @@ from weakref import WeakValueDictionary
 from pydlm import _core
 from pydlm.contract import NativeStack
 from pydlm.errors import BadArgument
+from pydlm.stacks._capabilities import ARENA_CAPABILITIES
 
 __all__ = ["LocalStack"]
-
-_CAPABILITIES = frozenset(
-    {
-        "bast",
-        "stackglue",
-        "modes6",
-        "convert",
-        "trylock",
-        "cancel",
-        "lvb",
-        "ivvalblk",
-        "fencing",
-        "deadlock",
-        "persistent",
-        "native",
-        "dump",
-    }
-)
 
 _DEFAULT_CAPACITY = 1 << 20
 _DEFAULT_LVB_LEN = 64
@@ -55,7 +38,7 @@ class LocalStack(_core.Client):
     """A connection to a lockspace of this process. The lockspace lasts as long as one is open."""
 
     name: ClassVar[str] = "local"
-    capabilities: ClassVar[frozenset[str]] = _CAPABILITIES
+    capabilities: ClassVar[frozenset[str]] = ARENA_CAPABILITIES
 
     @classmethod
     def connect(

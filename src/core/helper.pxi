@@ -1,0 +1,151 @@
+# The helper thread: one for a process, however many shared arenas it has mapped.
+#
+# It sleeps on the doorbells of its arenas and on the lives of the processes that follow it in
+# each, in a ring; so each death is noticed as long as one process is left, and whoever
+# notices looks at all. It never runs Python.
+
+cdef extern from "helper.h":
+    enum: LIFE_WORD
+    enum: WAITV_MAX
+    ctypedef struct waitv_t:
+        unsigned int n
+    void waitv_add(waitv_t* w, uint32_t* word, uint32_t value, bint private) noexcept nogil
+    int waitv_sleep(waitv_t* w) noexcept nogil
+    int waitv_probe() noexcept nogil
+    int life_begin(pthread_mutex_t* life) noexcept nogil
+    int start_thread(void* (*run)(void*) noexcept nogil) noexcept nogil
+
+cdef enum:
+    MAX_ARENAS = 60          # of one process: two words to wait for each
+
+# What the helper is asked to do; the asking thread waits for `asked` to become 0.
+cdef enum:
+    ASK_JOIN = 1
+    ASK_LEAVE = 2
+
+cdef struct helper_t:
+    pthread_mutex_t guard    # over who asks
+    uint32_t epoch           # of the process it runs in
+    uint32_t forked          # of the process that `guard` is for
+    uint32_t control         # raised when there is something to do
+    uint32_t asked
+    arena_t* about
+    int answer
+    arena_t* arenas[MAX_ARENAS]
+    uint32_t n
+
+cdef helper_t helper
+
+
+cdef void helper_join(arena_t* a) noexcept nogil:
+    cdef proc_t* p = &a.procs[a.me]
+    if helper.n == MAX_ARENAS:
+        helper.answer = ENOSPC
+        return
+    helper.answer = life_begin(&p.life)
+    if helper.answer:
+        return
+    store32(&p.state, P_ALIVE)
+    helper.arenas[helper.n] = a
+    helper.n += 1
+    ring_others(a)              # somebody has to watch us
+    store32(&p.doorbell, 1)     # and we look at once who died before
+
+
+cdef void helper_leave(arena_t* a) noexcept nogil:
+    cdef uint32_t i
+    cdef proc_t* p = &a.procs[a.me]
+    for i in range(helper.n):
+        if helper.arenas[i] == a:
+            helper.n -= 1
+            helper.arenas[i] = helper.arenas[helper.n]
+            break
+    pthread_mutex_unlock(&p.life)
+    store32(&p.state, P_FREE)
+    ring_others(a)
+
+
+cdef void watch(arena_t* a, waitv_t* w, uint32_t most) noexcept nogil:
+    """Add the lives of the `most` processes that follow this one."""
+    cdef uint32_t i, seen, at = a.me
+    cdef uint32_t* life
+    for i in range(a.hdr.n_procs - 1):
+        at = at + 1 if at + 1 < a.hdr.n_procs else 0
+        if load32(&a.procs[at].state) != P_ALIVE:
+            continue
+        life = life_word(&a.procs[at])
+        while True:
+            seen = load32(life)
+            if seen & FUTEX_SLEEPERS or seen & FUTEX_TID == 0 or seen & FUTEX_DIED:
+                break
+            if cas32(life, seen, seen | FUTEX_SLEEPERS):    # the kernel wakes only if asked to
+                seen |= FUTEX_SLEEPERS
+                break
+        if seen & FUTEX_DIED:
+            store32(&a.procs[a.me].doorbell, 1)
+            continue
+        if seen & FUTEX_TID == 0:
+            continue            # about to leave; it will ring
+        waitv_add(w, life, seen, False)
+        most -= 1
+        if most == 0:
+            return
+
+
+cdef void* helper_run(void* unused) noexcept nogil:
+    cdef waitv_t w
+    cdef uint32_t i, each
+    cdef arena_t* a
+    dlm_thread_ready()
+    while True:
+        store32(&helper.control, 0)
+        if load32(&helper.asked):
+            if helper.asked == ASK_JOIN:
+                helper_join(helper.about)
+            else:
+                helper_leave(helper.about)
+            store32(&helper.asked, 0)
+            futex_wake(&helper.asked, 1, FUTEX_PRIVATE_FLAG)
+        w.n = 0
+        waitv_add(&w, &helper.control, 0, True)
+        each = (WAITV_MAX - 1) / helper.n - 1 if helper.n else 1
+        for i in range(helper.n):
+            a = helper.arenas[i]
+            if swap32(&a.procs[a.me].doorbell, 0):
+                bury_all(a)
+                look_after(a)
+            watch(a, &w, each if each < 4 else 4)
+            waitv_add(&w, &a.procs[a.me].doorbell, 0, False)
+        waitv_sleep(&w)
+        for i in range(helper.n):
+            # Woken by a life or by nothing we know: look whether somebody died.
+            a = helper.arenas[i]
+            if load32(&a.procs[a.me].doorbell) == 0:
+                bury_all(a)
+    return NULL
+
+
+cdef int helper_ask(arena_t* a, uint32_t what) noexcept nogil:
+    """Have the helper join or leave an arena; return 0 or an errno. Starts it if need be."""
+    cdef int rc = 0
+    if helper.epoch != dlm_epoch and helper.forked != dlm_epoch:
+        pthread_mutex_init(&helper.guard, NULL)     # may have been held at the fork
+        helper.forked = dlm_epoch
+    pthread_mutex_lock(&helper.guard)
+    if helper.epoch != dlm_epoch:       # none yet in this process
+        helper.n = 0
+        helper.asked = 0
+        rc = start_thread(helper_run)
+        if rc == 0:
+            helper.epoch = dlm_epoch
+    if rc == 0:
+        helper.about = a
+        helper.answer = 0
+        store32(&helper.asked, what)
+        store32(&helper.control, 1)
+        futex_wake(&helper.control, 1, FUTEX_PRIVATE_FLAG)
+        while load32(&helper.asked):
+            futex_wait(&helper.asked, what, -1, FUTEX_PRIVATE_FLAG)
+        rc = helper.answer
+    pthread_mutex_unlock(&helper.guard)
+    return rc
