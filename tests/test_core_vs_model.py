@@ -240,7 +240,8 @@ def summary(dump: list[Any]) -> list[tuple[Any, ...]]:
     return [(s.name, s.queue, str(s.granted), str(s.requested), s.client == 0) for s in dump]
 
 
-def outcome(call: Callable[[], Any]) -> tuple[int, Any]:
+def outcome(call: Callable[[], Any]) -> tuple[int | None, Any]:
+    """Return (0, what the call returned) or (errno, None)."""
     try:
         return 0, call()
     except DlmError as error:

@@ -334,7 +334,7 @@ def test_names(a: ModelClient) -> None:
     assert len(casts(a)) == 3
 
 
-def error_of(verb: str, client: ModelClient, lkid: int) -> int:
+def error_of(verb: str, client: ModelClient, lkid: int) -> int | None:
     with pytest.raises(DlmError) as caught:
         client.convert(lkid, NL) if verb == "convert" else client.unlock(lkid)
     return caught.value.errno

@@ -31,7 +31,6 @@ cdef enum:
     LAYOUT = 2               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
-    SLOT_BATCH = 16          # slots a shard takes from the common stock at once
     MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
     SEQ_START = 0x40000000   # leaves room before it, for HEADQUE
     NOBODY = 0xffff          # lkb_t.client of an orphan
@@ -118,29 +117,30 @@ cdef struct client_t:
     uint32_t deaths_read     # of header_t.n_deaths
     uint32_t rescan          # lists that may lack a lock: somebody died over it
 
+# An uncontended acquire or release touches the first half of each of these two, and no more.
 cdef struct rsb_t:
-    uint32_t chain, hash
     uint32_t granted, converting, converting_tail, waiting, waiting_tail
     uint32_t lvb             # 0: never written
     uint64_t token           # of the last grant
-    uint8_t flags, name_len
-    uint8_t held_mask        # bit m: held[m] > 0
-    uint8_t wanted_mask      # bit m: wanted[m] > 0
-    uint32_t n_locks
-    uint32_t held[5]         # locks by granted mode, CR to EX, granted and converting
-    uint32_t wanted[5]       # locks by requested mode, CR to EX, converting and waiting
-    uint16_t special         # queued locks whose flags break the order of the queue
+    uint8_t flags
+    uint8_t held_mask        # bit m: held[m - 1] > 0
+    uint8_t wanted_mask      # bit m: wanted[m - 1] > 0
     uint8_t basted           # all granted up to `basted_token` know of a waiter for this mode
+    uint32_t held[5]         # locks by granted mode, CR to EX, granted and converting
+    uint32_t n_locks
+    uint16_t special         # queued locks whose flags break the order of the queue
     uint8_t shard
-    uint32_t name_slot
+    uint8_t name_len
+    # second half
+    uint32_t chain, hash
+    uint32_t wanted[5]       # locks by requested mode, CR to EX, converting and waiting
+    uint32_t name_slot       # 0: the name is below
     uint64_t basted_token
     unsigned char name[NAME_INLINE]
 
 cdef struct lkb_t:
     uint32_t next, prev      # on its queue, or next free
     uint32_t rsb
-    uint32_t gen             # counts the uses of this slot; upper half of the lkid
-    uint32_t futex           # WAITED while a thread waits for the request to end
     uint16_t client
     uint8_t shard
     uint8_t bits
@@ -148,21 +148,24 @@ cdef struct lkb_t:
     uint8_t queue
     uint8_t highbast         # strictest mode the holder was told of since it was granted
     uint32_t exflags
+    uint64_t token
+    uint32_t owner           # thread that asked last, 0 nobody in particular
+    uint32_t since           # centiseconds
     uint8_t sbflags
+    uint8_t trybast          # a request that did not wait asked for it
+    uint8_t has_cast
+    uint8_t bast_first       # notices that wait to be read: before the completion,
+    # second half
+    uint8_t bast_then        # and after it
     int8_t granted_before    # mode at the last completion read: decides if an lvb goes with one
     int8_t cast_mode         # of the completion that waits to be read
     uint8_t cast_sb
-    uint8_t has_cast
-    uint8_t bast_first       # notices that wait to be read: before the completion,
-    uint8_t bast_then        # and after it
-    uint8_t trybast          # a request that did not wait asked for it
+    uint32_t gen             # counts the uses of this slot; upper half of the lkid
+    uint32_t futex           # WAITED while a thread waits for the request to end
     uint32_t ready_next      # list of client_t.ready; of an orphan: the node that left it
     uint32_t fd_next         # list of client_t.fd_sync
     uint32_t lvb             # 0: has none
     int32_t status           # of the last request
-    uint64_t token
-    uint32_t owner           # thread that asked last, 0 nobody in particular
-    uint32_t since           # centiseconds
     uint32_t seq             # order within its queue
     uint32_t born            # order among the locks of its client
 

@@ -52,9 +52,8 @@ cdef class Lock:
 
     cdef readonly Client client
     cdef lkb_t* k
-    cdef waiter_t* first
-    cdef waiter_t* last
-    cdef uint32_t index
+    cdef waiter_t* first         # in line for the handle
+    cdef uint32_t rsb            # k.rsb, to have it fetched before k is there
     cdef uint8_t state
     cdef bint passed_on          # was released by another thread than took it: no known owner
     cdef object __weakref__
@@ -82,15 +81,15 @@ cdef class Lock:
                 break
             if not refill(a, o.s, o.lacking):
                 raise_full(o.lacking)
-        self.index = lkb_index(a, self.k)
-        client.handles[self.index] = <PyObject*>self
+        self.rsb = self.k.rsb
+        client.handles[lkb_index(a, self.k)] = <PyObject*>self
         self.state = IDLE
 
     def __dealloc__(self):
         if self.state == SHUT:
             return
         # Before anything else: no event may hand out a handle that is going.
-        self.client.handles[self.index] = NULL
+        self.client.handles[self.index()] = NULL
         if self.client.live == dlm_epoch:
             if self.k.grmode > NL:
                 warning = f"{self!r} was held when its last reference went; it has been released"
@@ -132,11 +131,13 @@ cdef class Lock:
         """Take an idle lock that nobody is in the way of. False: nothing has changed."""
         cdef arena_t* a = self.client.a
         cdef lkb_t* k = self.k
-        cdef shard_t* s = shard_of(a, k)
-        cdef rsb_t* r
+        cdef rsb_t* r = &a.rsbs[self.rsb]
+        cdef shard_t* s
+        prefetch(r)
+        prefetch(&k.sbflags)
+        s = shard_of(a, k)
         if self.client.live != dlm_epoch or not dlm_thread_ready() or not mutex_trylock(&s.mutex):
             return False
-        r = &a.rsbs[k.rsb]
         if r.converting or r.held_mask & dlm_conflicts[mode]:
             mutex_unlock(&s.mutex, a.futex_flags)
             return False
@@ -269,7 +270,7 @@ cdef class Lock:
     def lkid(self):
         """The lock's id in its lockspace."""
         self.check_open()
-        return <uint64_t>self.k.gen << 32 | self.index
+        return <uint64_t>self.k.gen << 32 | self.index()
 
     @property
     def granted(self):
@@ -326,8 +327,8 @@ cdef class Lock:
         cdef int fd
         cdef bint first = False
         self.check_open()
-        if port.fds != NULL and port.fds[self.index]:
-            return (port.fds[self.index] >> 1) - 1
+        if port.fds != NULL and port.fds[self.index()]:
+            return (port.fds[self.index()] >> 1) - 1
         fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if fd < 0:
             raise OSError(errno, _os.strerror(errno))
@@ -340,11 +341,11 @@ cdef class Lock:
             if port.fds == <int32_t*>MAP_FAILED:
                 port.fds = NULL
         if port.fds != NULL:
-            port.fds[self.index] = (fd + 1) << 1
+            port.fds[self.index()] = (fd + 1) << 1
             shard_lock(client.a, shard_of(client.a, self.k))
             self.k.bits |= B_HAS_FD
             shard_unlock(client.a, shard_of(client.a, self.k))
-            sync_fd(client.a, port, self.index)
+            sync_fd(client.a, port, self.index())
         pthread_mutex_unlock(&port.mutex)
         if port.fds == NULL:
             close(fd)
@@ -423,6 +424,9 @@ cdef class Lock:
 
     # How it works inside.
 
+    cdef inline uint32_t index(self) noexcept nogil:
+        return lkb_index(self.client.a, self.k)
+
     cdef int check_open(self) except -1:
         if self.state == SHUT:
             raise Closed("the lock is closed")
@@ -445,12 +449,12 @@ cdef class Lock:
         cdef lkb_t* k = self.k
         cdef uint32_t rsb
         self.state = SHUT
-        self.client.handles[self.index] = NULL
+        self.client.handles[self.index()] = NULL
         if k.bits & B_HAS_FD:
             pthread_mutex_lock(&port.mutex)
-            if port.fds != NULL and port.fds[self.index]:
-                close((port.fds[self.index] >> 1) - 1)
-                port.fds[self.index] = 0
+            if port.fds != NULL and port.fds[self.index()]:
+                close((port.fds[self.index()] >> 1) - 1)
+                port.fds[self.index()] = 0
             pthread_mutex_unlock(&port.mutex)
         enter(&o, a, shard_of(a, k))
         rsb = k.rsb
@@ -529,7 +533,7 @@ cdef class Lock:
                 other = i
             i = a.lkbs[i].next
         shard_unlock(a, o.s)
-        me = describe(a, self.index)._replace(wanted=MODES[mode])
+        me = describe(a, self.index())._replace(wanted=MODES[mode])
         return (me, describe(a, other)) if other else (me,)
 
     cdef bint sleep(
@@ -598,15 +602,15 @@ cdef class Lock:
     cdef bint stand_in_line(self, int mode, int64_t deadline) except -1:
         """Wait for our turn; True: the handle is ours to use. False: the deadline came first."""
         cdef waiter_t w
+        cdef waiter_t** end
         w.word = IN_LINE
         w.next = NULL
         w.edge = 0
         w.mode = mode
-        if self.first == NULL:
-            self.first = &w
-        else:
-            self.last.next = &w
-        self.last = &w
+        end = &self.first
+        while end[0] != NULL:
+            end = &end[0].next
+        end[0] = &w
         try:
             if not self.sleep(&w.word, IN_LINE, deadline, &w):
                 return False
@@ -622,17 +626,10 @@ cdef class Lock:
         return True
 
     cdef void leave_line(self, waiter_t* w) noexcept:
-        cdef waiter_t* before = NULL
-        cdef waiter_t* at = self.first
-        while at != w:
-            before = at
-            at = at.next
-        if before == NULL:
-            self.first = w.next
-        else:
-            before.next = w.next
-        if self.last == w:
-            self.last = before
+        cdef waiter_t** at = &self.first
+        while at[0] != w:
+            at = &at[0].next
+        at[0] = w.next
         w.word = DISMISSED
 
     cdef void call_next(self) noexcept:
@@ -661,7 +658,7 @@ cdef class Lock:
         """Raise DeadlockError if this thread waits in a cycle."""
         cdef arena_t* a = self.client.a
         cdef uint32_t node = self.client.this_node
-        cdef uint32_t index = self.index
+        cdef uint32_t index = self.index()
         if in_line != NULL:
             index = self.show_edge(in_line)
             if index == 0:
@@ -694,7 +691,7 @@ cdef class Lock:
             k.grmode = IV
             k.rqmode = <int8_t>w.mode
             k.owner = dlm_tid
-            k.ready_next = self.index
+            k.ready_next = self.index()
             k.queue = Q_HANDLE
             k.bits = B_USED
             w.edge = i

@@ -45,7 +45,7 @@ cdef rsb_t* make_rsb(
     cdef uint32_t i, slot = 0
     cdef rsb_t* r
     if len > NAME_INLINE:
-        slot = take_block(a.names, NAME_MAX, &s.free_name, &a.hdr.next_name, a.hdr.n_names)
+        slot = take_name(a, s)
         if slot == 0:
             lacking[0] = KIND_NAME
             return NULL

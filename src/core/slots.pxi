@@ -1,65 +1,53 @@
 # Slots of the arena: taken from the free list of a shard, given back to it. All under its mutex.
 
 
-cdef inline uint32_t take_stock(uint32_t* counter, uint32_t limit, uint32_t* n) noexcept nogil:
-    """Move up to SLOT_BATCH fresh slots out of the common stock; return the first, 0: none left."""
-    cdef uint32_t first
+cdef inline uint32_t take_fresh(uint32_t* counter, uint32_t limit) noexcept nogil:
+    """Take a slot that was never used, or 0.
+
+    They come one by one in the order of their making, whatever the shard. So those that were made
+    one after the other lie so in memory, and a program that walks them is met half-way by the CPU.
+    """
+    cdef uint32_t slot
     while True:
-        first = load32(counter)
-        n[0] = limit - first if limit - first < SLOT_BATCH else SLOT_BATCH
-        if n[0] == 0:
+        slot = load32(counter)
+        if slot >= limit:
             return 0
-        if cas32(counter, first, first + n[0]):
-            return first
+        if cas32(counter, slot, slot + 1):
+            return slot
 
 
 cdef uint32_t take_lkb(arena_t* a, shard_t* s) noexcept nogil:
-    cdef uint32_t i, first, n
-    if s.free_lkb == 0:
-        first = take_stock(&a.hdr.next_lkb, a.hdr.n_lkbs, &n)
-        if first == 0:
+    cdef uint32_t i = s.free_lkb
+    if i:
+        s.free_lkb = a.lkbs[i].next
+    else:
+        i = take_fresh(&a.hdr.next_lkb, a.hdr.n_lkbs)
+        if i == 0:
             return 0
-        for i in range(n):
-            a.lkbs[first + i].shard = <uint8_t>(s - a.shards)
-            a.lkbs[first + i].next = first + i + 1 if i + 1 < n else 0
-        s.free_lkb = first
-    i = s.free_lkb
-    s.free_lkb = a.lkbs[i].next
+    a.lkbs[i].shard = <uint8_t>(s - a.shards)
     s.used_lkbs += 1
     return i
 
 
 cdef uint32_t take_rsb(arena_t* a, shard_t* s) noexcept nogil:
-    cdef uint32_t i, first, n
-    if s.free_rsb == 0:
-        first = take_stock(&a.hdr.next_rsb, a.hdr.n_rsbs, &n)
-        if first == 0:
+    cdef uint32_t i = s.free_rsb
+    if i:
+        s.free_rsb = a.rsbs[i].chain
+    else:
+        i = take_fresh(&a.hdr.next_rsb, a.hdr.n_rsbs)
+        if i == 0:
             return 0
-        for i in range(n):
-            a.rsbs[first + i].shard = <uint8_t>(s - a.shards)
-            a.rsbs[first + i].chain = first + i + 1 if i + 1 < n else 0
-        s.free_rsb = first
-    i = s.free_rsb
-    s.free_rsb = a.rsbs[i].chain
+    a.rsbs[i].shard = <uint8_t>(s - a.shards)
     s.used_rsbs += 1
     return i
 
 
 # A free lvb or name slot keeps the number of the next one in its first bytes.
-cdef uint32_t take_block(
-    unsigned char* base, uint32_t size, uint32_t* free, uint32_t* counter, uint32_t limit
-) noexcept nogil:
-    cdef uint32_t i, first, n, link
-    if free[0] == 0:
-        first = take_stock(counter, limit, &n)
-        if first == 0:
-            return 0
-        for i in range(n):
-            link = first + i + 1 if i + 1 < n else 0
-            memcpy(base + <size_t>(first + i) * size, &link, sizeof(uint32_t))
-        free[0] = first
-    i = free[0]
-    memcpy(free, base + <size_t>i * size, sizeof(uint32_t))
+cdef inline uint32_t take_name(arena_t* a, shard_t* s) noexcept nogil:
+    cdef uint32_t i = s.free_name
+    if i == 0:
+        return take_fresh(&a.hdr.next_name, a.hdr.n_names)
+    memcpy(&s.free_name, a.names + <size_t>i * NAME_MAX, sizeof(uint32_t))
     return i
 
 
@@ -67,7 +55,7 @@ cdef inline uint32_t take_lvb(arena_t* a, shard_t* s) noexcept nogil:
     """Take a slot; s.moving names it until the caller has given it its place and cleared that."""
     cdef uint32_t slot
     if s.free_lvb == 0:
-        slot = take_block(a.lvbs, a.lvb_len, &s.free_lvb, &a.hdr.next_lvb, a.hdr.n_lvbs)
+        slot = take_fresh(&a.hdr.next_lvb, a.hdr.n_lvbs)
         if slot == 0:
             return 0
         give_lvb(a, s, slot)

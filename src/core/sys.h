@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define prefetch(p)       __builtin_prefetch((p), 1)
 #define load32(p)         __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store32(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define swap32(p, v)      __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)

@@ -14,6 +14,7 @@ cdef extern from "sys.h":
     enum: MAP_NORESERVE
     enum: MADV_DONTFORK
     void* MAP_FAILED
+    void prefetch(const void* p) noexcept nogil
     uint32_t load32(uint32_t* p) noexcept nogil
     void store32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t swap32(uint32_t* p, uint32_t v) noexcept nogil

@@ -167,6 +167,8 @@ class ModelClient:
                 self.model.orphans.remove(lock)
                 self.locks.append(lock)
                 lock.client, lock.owner, lock.flags = self, self.this_node, flags
+                # No completion says so, but the new owner knows which mode it has got.
+                lock.seen = Cast(0, lock.granted, lock.status_flags)
                 return lock.lkid
         raise WouldBlock(f"orphans of {name!r}, but none in {mode!r}")
 
@@ -239,6 +241,7 @@ class ModelClient:
                     self.locks.remove(lock)
                     self.model.orphans.append(lock)
                     lock.client = None
+                    lock.pending.clear()
                 else:
                     self.model.forget(lock)
             else:

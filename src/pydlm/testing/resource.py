@@ -66,9 +66,14 @@ class ModelLock:
     def notify(self, mode: Mode) -> None:
         """Queue a blocking notice, unless one directly before it says as much."""
         last = self.pending[-1] if self.pending else None
-        # Above PR only: PR and CW exclude each other, so neither says what the other does.
-        if isinstance(last, Notice) and (last.mode == mode or last.mode > max(mode, Mode.PR)):
-            return
+        if isinstance(last, Notice) and self.client is not None:
+            if not self.client.model.kernel:
+                # pydlm gives only the strictest of those that wait.
+                self.pending[-1] = Notice(max(last.mode, mode))
+                return
+            # Above PR only: PR and CW exclude each other, so neither says what the other does.
+            if last.mode == mode or last.mode > max(mode, Mode.PR):
+                return
         self._queue_event(Notice(mode))
 
     def _queue_event(self, event: Cast | Notice) -> None:
