@@ -40,6 +40,7 @@ include "helper.pxi"
 
 include "words.pxi"
 include "lockspace.pxi"
+include "view.pxi"
 include "client.pxi"
 include "deadlock.pxi"
 include "lock.pxi"

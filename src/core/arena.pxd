@@ -89,7 +89,7 @@ cdef struct shard_t:         # one cache line each
     uint32_t moving          # lvb slot on its way between a list and its user
     uint64_t token           # of resources that are gone: a new one starts above
     uint32_t pushing         # lock on its way to its client's `ready`
-    uint32_t repaired        # grants may be due: its owner died inside
+    uint32_t changes         # how often the mutex was given up: see view.pxi
     uint64_t padding[2]
 
 cdef enum:                   # proc_t.state

@@ -139,7 +139,7 @@ cdef class Lock:
         if self.client.live != dlm_epoch or not dlm_thread_ready() or not mutex_trylock(&s.mutex):
             return False
         if r.converting or r.held_mask & dlm_conflicts[mode]:
-            mutex_unlock(&s.mutex, a.futex_flags)
+            shard_unlock(a, s)
             return False
         k.exflags = 0
         k.sbflags = 0

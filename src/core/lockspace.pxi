@@ -122,11 +122,7 @@ cdef class Arena:
 
     def processes(self):
         """Return (pid, start time in clock ticks since boot) of all processes that are in."""
-        cdef uint32_t i
-        return [
-            (self.a.procs[i].pid, self.a.procs[i].started)
-            for i in range(self.a.hdr.n_procs) if load32(&self.a.procs[i].state) == P_ALIVE
-        ]
+        return processes_in(&self.a)
 
     def __dealloc__(self):
         if self.a.hdr == NULL:
@@ -146,11 +142,7 @@ cdef class Arena:
 
     def usage(self):
         """Return how many locks and resources exist, as a dict."""
-        locks = resources = 0
-        for i in range(<uint32_t>N_SHARDS):
-            locks += self.a.shards[i].used_lkbs
-            resources += self.a.shards[i].used_rsbs
-        return {"locks": locks, "resources": resources, "capacity": self.capacity}
+        return usage_of(&self.a)
 
     def check(self):
         """Check every invariant; raise AssertionError if one is broken (stderr says which)."""
@@ -163,6 +155,24 @@ cdef class Arena:
                 shard_unlock(&self.a, &self.a.shards[i])
             if not sound:
                 raise AssertionError(f"shard {i} of lockspace {self.name!r} is broken")
+
+
+cdef dict usage_of(arena_t* a):
+    cdef uint32_t i
+    locks = resources = 0
+    for i in range(a.shard_mask + 1):
+        locks += a.shards[i].used_lkbs
+        resources += a.shards[i].used_rsbs
+    return {"locks": locks, "resources": resources, "capacity": a.hdr.n_lkbs - 1}
+
+
+cdef list processes_in(arena_t* a):
+    cdef uint32_t i
+    return [
+        (a.procs[i].pid, a.procs[i].started)
+        for i in range(a.hdr.n_procs)
+        if load32(&a.procs[i].state) == P_ALIVE and not is_dead(&a.procs[i])
+    ]
 
 
 cdef int check_sizes(capacity, lvb_len) except -1:

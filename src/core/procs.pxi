@@ -40,8 +40,6 @@ cdef void finish_grants(arena_t* a) noexcept nogil:
     cdef op_t o
     cdef uint32_t i
     cdef rsb_t* r
-    for i in range(a.shard_mask + 1):
-        store32(&a.shards[i].repaired, 0)
     for i in range(1, load32(&a.hdr.next_rsb)):
         r = &a.rsbs[i]
         if not r.flags & R_USED or (r.converting == 0 and r.waiting == 0):

@@ -137,4 +137,3 @@ cdef void repair_shard(arena_t* a, shard_t* s) noexcept nogil:
         if k.shard == shard and k.bits & B_USED and not k.bits & (B_READY | B_ORPHAN):
             if k.has_cast or k.bast_first or k.bast_then:
                 or32(&a.clients[k.client].rescan, RESCAN_FDS | RESCAN_EVENTS)
-    s.repaired = 1

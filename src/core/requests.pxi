@@ -10,6 +10,7 @@ cdef inline void shard_lock(arena_t* a, shard_t* s) noexcept nogil:
 cdef inline void shard_unlock(arena_t* a, shard_t* s) noexcept nogil:
     if PYDLM_DEBUG:
         check_shard(a, s)
+    s.changes += 1
     mutex_unlock(&s.mutex, a.futex_flags)
 
 

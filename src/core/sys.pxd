@@ -30,5 +30,6 @@ cdef extern from "sys.h":
     void eventfd_raise(int fd) noexcept nogil
     void eventfd_clear(int fd) noexcept nogil
     void* mmap(void* addr, size_t length, int prot, int flags, int fd, long offset) noexcept nogil
+    int sched_yield() noexcept nogil
     int madvise(void* addr, size_t length, int advice) noexcept nogil
     int munmap(void* addr, size_t length) noexcept nogil

@@ -19,14 +19,15 @@ from pydlm.contract import NativeStack
 from pydlm.errors import ArenaDamaged, BadArgument, StackUnavailable
 from pydlm.stacks._capabilities import ARENA_CAPABILITIES
 
-__all__ = ["DIRECTORY_VARIABLE", "HostStack", "default_directory"]
+__all__ = ["DIRECTORY_VARIABLE", "SUFFIX", "HostStack", "boot_id", "default_directory"]
 
 #: Names the directory of lockspaces where the program does not.
 DIRECTORY_VARIABLE: Final = "PYDLM_HOST_DIR"
 
 _DEFAULT_CAPACITY: Final = 1 << 20
 _DEFAULT_LVB_LEN: Final = 64
-_SUFFIX: Final = ".dlm"
+#: Of the files that are lockspaces.
+SUFFIX: Final = ".dlm"
 
 _arenas: WeakValueDictionary[tuple[int, int], _core.Arena] = WeakValueDictionary()
 _guard = threading.Lock()
@@ -117,14 +118,15 @@ def _prepare_directory(directory: Path, *, shared: bool) -> None:
         raise StackUnavailable(f"{directory} can be written by everybody")
 
 
-def _boot() -> bytes:
+def boot_id() -> bytes:
+    """Return the id of this boot, which a lockspace does not outlive."""
     return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", ""))
 
 
 def _open(
     directory: Path, lockspace: str, capacity: int | None, lvb_len: int | None, mode: int
 ) -> _core.Arena:
-    path = directory / (lockspace + _SUFFIX)
+    path = directory / (lockspace + SUFFIX)
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,7 +153,7 @@ def _attach(fd: int, path: Path, lockspace: str) -> _core.Arena:
     arena = _arenas.get(key)
     if arena is None:
         try:
-            arena = _core.Arena(lockspace, fd=fd, create=False, boot=_boot())
+            arena = _core.Arena(lockspace, fd=fd, create=False, boot=boot_id())
         except (ArenaDamaged, AssertionError) as error:
             raise ArenaDamaged(
                 f"{path} is unusable: {error}; remove it with `pydlm host rm {lockspace}`"
@@ -176,7 +178,7 @@ def _create(
             "capacity": _DEFAULT_CAPACITY if capacity is None else capacity,
             "lvb_len": _DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
         }
-        _core.Arena(path.name, fd=fd, create=True, boot=_boot(), **options)
+        _core.Arena(path.name, fd=fd, create=True, boot=boot_id(), **options)
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
     finally:
