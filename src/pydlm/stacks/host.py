@@ -71,7 +71,7 @@ class HostStack(_core.Client):
         deadlock_wait: float | None = 1.0,
         mode: int = 0o600,
     ) -> HostStack:
-        """Join `lockspace`; who comes first creates it, and it stays until it is removed or a reboot.
+        """Join `lockspace`; who comes first creates it. It stays until removed, or a reboot.
 
         `locator` names another directory than the default. `capacity`, `lvb_len`: as for the local
         stack, set at creation. `mode`: permissions of a new lockspace; with group bits, members
@@ -111,8 +111,8 @@ def _prepare_directory(directory: Path, *, shared: bool) -> None:
         raise StackUnavailable(f"{directory} is no directory of its own (a link, or a file)")
     if not shared and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
         raise StackUnavailable(
-            f"{directory} belongs to user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):#o}; "
-            "it has to be your own with mode 0700"
+            f"{directory} belongs to user {found.st_uid} with mode "
+            f"{stat.S_IMODE(found.st_mode):#o}; it has to be your own with mode 0700"
         )
     if shared and found.st_mode & 0o002:
         raise StackUnavailable(f"{directory} can be written by everybody")

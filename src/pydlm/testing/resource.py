@@ -66,12 +66,11 @@ class ModelLock:
     def notify(self, mode: Mode) -> None:
         """Queue a blocking notice, unless one directly before it says as much."""
         last = self.pending[-1] if self.pending else None
-        if isinstance(last, Notice) and self.client is not None:
-            if not self.client.model.kernel:
-                # pydlm gives only the strictest of those that wait.
+        if isinstance(last, Notice) and self.client:
+            if not self.client.model.kernel:  # pydlm gives only the strictest
                 self.pending[-1] = Notice(max(last.mode, mode))
                 return
-            # Above PR only: PR and CW exclude each other, so neither says what the other does.
+            # Above PR only: of PR and CW, neither says what the other does.
             if last.mode == mode or last.mode > max(mode, Mode.PR):
                 return
         self._queue_event(Notice(mode))
@@ -158,7 +157,7 @@ class Resource:
 
     def cancel(self, lock: ModelLock) -> bool:
         """Take back what `lock` waits for. Return whether it waited."""
-        waited = lock.queue in (Queue.WAITING, Queue.CONVERT)
+        waited = lock.queue is not Queue.GRANTED
         lock.requested = None
         if lock.queue is Queue.CONVERT:
             self._move(lock, Queue.GRANTED)
@@ -309,12 +308,10 @@ class Resource:
                         lock.told = _wanted(lock)
                 else:
                     blocked.append(_wanted(lock))
-            if granted_one:
-                continue
-            if demoted_one and not demoted_again:
+            if demoted_one and not granted_one and not demoted_again:
                 demoted_again = True
-                continue
-            return blocked
+            elif not granted_one:
+                return blocked
 
     # Blocking notices.
 
@@ -374,7 +371,7 @@ class Resource:
     def rebuild_lvb(self) -> None:
         """Take the LVB from the survivors' copies: the node that had it is dead (kernel only)."""
         holders = [*self.granted, *self.converting]
-        copies = [lock for lock in holders if lock.flags & LockFlag.VALBLK and lock.has_lvb]
+        copies = [k for k in holders if k.flags & LockFlag.VALBLK and k.has_lvb]
         self.lvb, self.seq, self.invalid = None, 0, False
         if not copies:
             return
@@ -396,7 +393,7 @@ def _wanted(lock: ModelLock) -> Mode:
 
 
 def _blocks(holder: ModelLock, other: ModelLock) -> bool:
-    """Return whether the mode `holder` has keeps `other` from the mode it asks for."""
+    """Return whether `holder` keeps `other` from the mode it asks for."""
     if holder is other or holder.granted is None or other.requested is None:
         return False
     return not holder.granted.compatible(other.requested)

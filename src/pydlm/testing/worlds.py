@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from pydlm.errors import StackUnavailable
 from pydlm.testing.model import Model
+from pydlm.testing.processes import ProcessWorlds
 from pydlm.testing.recording import Scenario, Step
 from pydlm.types import LockFlag
 
@@ -121,8 +123,13 @@ class StackWorlds:
         # Only where a stack is wanted: the model needs none.
         from pydlm.stackglue import connect_stack
 
-        connection: Connection = connect_stack(self.stack, lockspace, lvb_len=lvb_len)
-        return connection
+        connection: Any = connect_stack(self.stack, lockspace, lvb_len=lvb_len)
+        if not hasattr(connection, "abandon"):
+            connection.disconnect()
+            raise StackUnavailable(
+                f"stack {self.stack!r} has no abandon(), so no death can be played on it"
+            )
+        return cast("Connection", connection)
 
     def close(self) -> None:
         """Leave the lockspaces."""
@@ -173,4 +180,6 @@ def worlds(stack: str) -> Worlds:
         return ModelWorlds()
     if stack == "model-kernel":
         return ModelWorlds(kernel=True)
+    if stack == "host":
+        return ProcessWorlds(stack)
     return StackWorlds(stack)
