@@ -78,6 +78,7 @@ cdef struct header_t:
     # counters
     uint32_t next_rsb, next_lkb, next_lvb, next_name
     uint32_t next_node
+    uint32_t n_orphaned
     uint32_t searching       # node that searches for a deadlock, 0 nobody
     uint32_t n_deaths
     uint32_t deaths[MAX_DEATHS]    # nodes that died, the last ones, by n_deaths modulo
@@ -167,7 +168,7 @@ cdef struct lkb_t:
     uint32_t lvb             # 0: has none
     int32_t status           # of the last request
     uint32_t seq             # order within its queue
-    uint32_t born            # order among the locks of its client
+    uint32_t born            # order among the locks of its client, or among orphans
 
 # What a process keeps for a connection of its own, outside of the arena.
 cdef struct port_t:

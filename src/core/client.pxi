@@ -309,8 +309,9 @@ cdef class Client:
         if k == NULL:
             raise_errno(ENOENT, f"cancel lock {lkid:#x}")
         rsb = k.rsb
-        k.sbflags = 0
-        do_cancel(&o, &self.a.rsbs[rsb], k, ST_EDEADLK)
+        if k.queue != Q_GRANTED:
+            k.sbflags = 0
+            do_cancel(&o, &self.a.rsbs[rsb], k, ST_EDEADLK)
         op_end(&o, rsb)
 
     def purge(self, uint32_t node):

@@ -53,6 +53,7 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
     k.bits &= ~B_SYNC
     k.client = NOBODY
     k.ready_next = node
+    k.born = add32(&o.a.hdr.n_orphaned, 1)
     if k.exflags & LKF_PERSISTENT:
         if k.queue == Q_WAITING or k.queue == Q_CONVERT:
             do_cancel(o, r, k, ST_ECANCEL)
@@ -125,7 +126,7 @@ cdef bint purge_orphans(arena_t* a, uint32_t node) noexcept nogil:
 cdef int adopt_orphan(
     op_t* o, rsb_t* r, uint16_t client, int mode, uint32_t flags, lkb_t** out
 ) noexcept nogil:
-    """Give an orphan a client again: the oldest of that mode (rule 33)."""
+    """Give an orphan a client again: the first one left of that mode (rule 33)."""
     cdef lkb_t* k
     cdef lkb_t* best = NULL
     cdef bint other_mode = False
@@ -137,7 +138,7 @@ cdef int adopt_orphan(
             continue
         if k.grmode != mode:
             other_mode = True
-        elif best == NULL or k.token < best.token:
+        elif best == NULL or k.born < best.born:
             best = k
     if best == NULL:
         return EAGAIN if other_mode else ENOENT
@@ -145,6 +146,8 @@ cdef int adopt_orphan(
     best.client = client
     best.exflags = flags
     best.ready_next = 0
+    best.has_cast = best.bast_first = best.bast_then = 0
+    best.granted_before = best.grmode
     best.born = add32(&o.a.clients[client].born, 1)
     out[0] = best
     return 0

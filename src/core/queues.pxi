@@ -28,7 +28,8 @@ cdef inline void uncount_wanted(rsb_t* r, int mode) noexcept nogil:
 
 cdef inline bint breaks_order(lkb_t* k) noexcept nogil:
     """Return whether a queued lock may be served though it is not at the head, or be demoted."""
-    return k.exflags & (LKF_NOORDER | LKF_EXPEDITE | LKF_CONVDEADLK | LKF_NODLCKWT) != 0
+    return k.exflags & (
+        LKF_NOORDER | LKF_HEADQUE | LKF_EXPEDITE | LKF_CONVDEADLK | LKF_NODLCKWT) != 0
 
 
 cdef inline void link_head(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k) noexcept nogil:
