@@ -89,20 +89,26 @@ cdef bint check_rsb(arena_t* a, rsb_t* r) noexcept nogil:
     return True
 
 
+cdef bint is_chained(arena_t* a, uint32_t wanted) noexcept nogil:
+    cdef uint32_t i = a.buckets[a.rsbs[wanted].hash & a.bucket_mask], n = 0
+    while i and i != wanted:
+        n += 1
+        if i >= a.hdr.n_rsbs or n > a.hdr.n_rsbs:
+            return dlm_breach("chain leads nowhere", i, 0)
+        i = a.rsbs[i].chain
+    return i == wanted
+
+
 cdef bint shard_is_sound(arena_t* a, shard_t* s) noexcept nogil:
-    cdef uint32_t bucket = <uint32_t>(s - a.shards), i, n = 0
-    while bucket <= a.bucket_mask:
-        i = a.buckets[bucket]
-        while i:
-            if i >= a.hdr.n_rsbs or n > a.hdr.n_rsbs:
-                return dlm_breach("chain leads nowhere", i, 0)
-            if not a.rsbs[i].flags & R_USED or (a.rsbs[i].hash & a.bucket_mask) != bucket:
-                return dlm_breach("resource in the wrong bucket", i, 0)
-            if not check_rsb(a, &a.rsbs[i]):
-                return False
-            n += 1
-            i = a.rsbs[i].chain
-        bucket += a.shard_mask + 1
+    cdef uint32_t i, n = 0, me = <uint32_t>(s - a.shards)
+    for i in range(1, min(load32(&a.hdr.next_rsb), a.hdr.n_rsbs)):
+        if not a.rsbs[i].flags & R_USED or a.rsbs[i].shard != me:
+            continue
+        if (a.rsbs[i].hash & a.shard_mask) != me or not is_chained(a, i):
+            return dlm_breach("resource in the wrong bucket", i, 0)
+        if not check_rsb(a, &a.rsbs[i]):
+            return False
+        n += 1
     if n != s.used_rsbs:
         return dlm_breach("resources lost or counted twice", n, s.used_rsbs)
     return True

@@ -17,7 +17,7 @@ cdef class Client:
     cdef readonly uint32_t this_node
     cdef PyObject** handles      # by lock: the native handle, borrowed
     cdef object backlog          # events read from the arena, not dispatched yet
-    cdef public object deadlock_wait
+    cdef object wait             # deadlock_wait
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -28,13 +28,11 @@ cdef class Client:
     def __init__(self, Arena arena not None, *, deadlock_wait=1.0):
         cdef uint32_t i
         cdef client_t* c
-        if deadlock_wait is not None and not deadlock_wait >= 0:
-            raise BadArgument(f"deadlock_wait is None or at least 0 seconds, not {deadlock_wait!r}")
+        self.wait = checked_wait(deadlock_wait)
         if not dlm_thread_ready():
             raise DlmError("the kernel refuses get_robust_list, which the lock manager needs")
         self.arena = arena
         self.a = &arena.a
-        self.deadlock_wait = deadlock_wait
         self.backlog = _deque()
         self.handles = <PyObject**>mmap(
             NULL, self.a.hdr.n_lkbs * sizeof(PyObject*), PROT_READ | PROT_WRITE,
@@ -126,6 +124,14 @@ cdef class Client:
         return self.a.lvb_len
 
     @property
+    def deadlock_wait(self):
+        return self.wait
+
+    @deadlock_wait.setter
+    def deadlock_wait(self, value):
+        self.wait = checked_wait(value)
+
+    @property
     def connected(self):
         return self.live == dlm_epoch
 
@@ -162,20 +168,23 @@ cdef class Client:
             shard_unlock(self.a, o.s)
         return k
 
-    def lock(self, name, int mode, uint32_t flags=0, *, uint64_t lkid=0):
+    def lock(self, name, mode, flags=0, *, lkid=0):
         cdef bytes raw
         cdef const unsigned char* text
         cdef op_t o
         cdef lkb_t* k = NULL
         cdef rsb_t* r
-        cdef uint32_t hash_, n
-        cdef int error
+        cdef uint32_t hash_, n, bits
+        cdef int error, m
+        cdef uint64_t new = 0
         self.check_live()
-        if flags & LKF_CONVERT:
+        bits = raw_flags(flags)
+        if bits & LKF_CONVERT:
             self.convert(lkid, mode, flags)
             return lkid
         raw = resource_name(name)
-        error = check_lock_flags(mode, flags)
+        m = raw_mode(mode)
+        error = check_lock_flags(m, bits)
         if error:
             raise_errno(error, f"lock {raw!r}")
         self.listen()
@@ -184,13 +193,13 @@ cdef class Client:
         hash_ = dlm_hash(text, n, self.a.hdr.seed)
         while True:
             enter(&o, self.a, &self.a.shards[hash_ & self.a.shard_mask])
-            if flags & LKF_ORPHAN:
+            if bits & LKF_ORPHAN:
                 r = find_rsb(self.a, text, n, hash_)
-                error = adopt_orphan(&o, r, self.slot, mode, flags, &k) if r != NULL else ENOENT
+                error = adopt_orphan(&o, r, self.slot, m, bits, &k) if r != NULL else ENOENT
             else:
-                error = do_lock(&o, self.slot, text, n, hash_, mode, flags, 0, 0, &k)
+                error = do_lock(&o, self.slot, text, n, hash_, m, bits, 0, 0, &k)
             if k != NULL:
-                lkid = <uint64_t>k.gen << 32 | lkb_index(self.a, k)
+                new = <uint64_t>k.gen << 32 | lkb_index(self.a, k)
             op_end(&o, k.rsb if k != NULL else 0)
             if error == ENOSPC and refill(self.a, o.s, o.lacking):
                 continue
@@ -199,24 +208,28 @@ cdef class Client:
             raise_full(o.lacking)
         if error:
             raise_errno(error, f"adopt an orphan of {raw!r}")
-        return lkid
+        return new
 
-    def convert(self, uint64_t lkid, int mode, uint32_t flags=0, *, lvb=None):
+    def convert(self, lkid, mode, flags=0, *, lvb=None):
         cdef op_t o
         cdef lkb_t* k
         cdef uint32_t rsb
-        cdef int error
+        cdef int error, m = EX + 1
+        cdef uint64_t id_ = raw_lkid(lkid)
+        cdef uint32_t bits = raw_flags(flags)
         cdef bytes value = None if lvb is None else block_value(lvb, self.a.lvb_len)
         self.check_live()
+        if NL <= _operator.index(mode) <= EX:
+            m = mode            # else it is refused below, after the lock was found
         while True:
-            k = self.begin(&o, lkid, True)
+            k = self.begin(&o, id_, True)
             if k != NULL:
                 rsb = k.rsb
-                error = self.prepare(&o, k, flags, value)
+                error = EINVAL if k.bits & B_SYNC else self.prepare(&o, k, bits, value)
                 if error == 0:
-                    error = check_lock_flags(mode, flags | LKF_CONVERT)
+                    error = check_lock_flags(m, bits | LKF_CONVERT)
                 if error == 0:
-                    error = do_convert(&o, &self.a.rsbs[rsb], k, mode, flags)
+                    error = do_convert(&o, &self.a.rsbs[rsb], k, m, bits)
                 op_end(&o, rsb)
             elif o.lacking:
                 self.drain()
@@ -228,7 +241,7 @@ cdef class Client:
             if not refill(self.a, o.s, KIND_LVB):
                 raise_full(KIND_LVB)
         if error:
-            raise_errno(error, f"convert lock {lkid:#x} to {mode}")
+            raise_errno(error, f"convert lock {lkid} to {mode!r}")
 
     cdef int prepare(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
         """See that what VALBLK needs is there, and take the caller's value over."""
@@ -247,20 +260,22 @@ cdef class Client:
             memcpy(lvb_at(self.a, k.lvb), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         return 0
 
-    def unlock(self, uint64_t lkid, uint32_t flags=0, *, lvb=None):
+    def unlock(self, lkid, flags=0, *, lvb=None):
         cdef op_t o
         cdef lkb_t* k
         cdef uint32_t rsb
         cdef int error
+        cdef uint64_t id_ = raw_lkid(lkid)
+        cdef uint32_t bits = raw_flags(flags)
         cdef bytes value = None if lvb is None else block_value(lvb, self.a.lvb_len)
         self.check_live()
-        if lkid == 0:
+        if id_ == 0:
             raise BadArgument("lkid 0 is no lock")
         while True:
-            k = self.begin(&o, lkid, True)
+            k = self.begin(&o, id_, True)
             if k != NULL:
                 rsb = k.rsb
-                error = self.give_up(&o, k, flags, value)
+                error = EINVAL if k.bits & B_SYNC else self.give_up(&o, k, bits, value)
                 op_end(&o, rsb)
             elif o.lacking:
                 self.drain()
@@ -272,7 +287,7 @@ cdef class Client:
             if not refill(self.a, o.s, KIND_LVB):
                 raise_full(KIND_LVB)
         if error:
-            raise_errno(error, f"{'cancel' if flags & LKF_CANCEL else 'unlock'} lock {lkid:#x}")
+            raise_errno(error, f"{'cancel' if bits & LKF_CANCEL else 'unlock'} lock {lkid}")
 
     cdef int give_up(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
         """Rule 30: which unlocks and cancels are taken."""
@@ -297,7 +312,7 @@ cdef class Client:
             return do_cancel(o, &self.a.rsbs[k.rsb], k, ST_ECANCEL)
         return do_unlock(o, &self.a.rsbs[k.rsb], k)
 
-    def deadlock_cancel(self, uint64_t lkid):
+    def deadlock_cancel(self, lkid):
         """Take a waiting request back with EDEADLK, as dlm_ls_deadlock_cancel does."""
         cdef op_t o
         cdef lkb_t* k
@@ -305,21 +320,24 @@ cdef class Client:
         self.check_live()
         if lkid == 0:
             raise BadArgument("lkid 0 is no lock")
-        k = self.begin(&o, lkid, False)
+        k = self.begin(&o, raw_lkid(lkid), False)
         if k == NULL:
-            raise_errno(ENOENT, f"cancel lock {lkid:#x}")
+            raise_errno(ENOENT, f"cancel lock {lkid}")
         rsb = k.rsb
+        if k.bits & B_SYNC:
+            shard_unlock(self.a, o.s)
+            raise_errno(EINVAL, f"cancel lock {lkid}, which belongs to a handle")
         if k.queue != Q_GRANTED:
             k.sbflags = 0
             do_cancel(&o, &self.a.rsbs[rsb], k, ST_EDEADLK)
         op_end(&o, rsb)
 
-    def purge(self, uint32_t node):
+    def purge(self, node):
         self.check_live()
-        if not purge_orphans(self.a, node):
+        if not purge_orphans(self.a, <uint32_t>whole_number(node, "node", 0, 0xffffffff)):
             raise MemoryError
 
-    def lock_status(self, uint64_t lkid):
+    def lock_status(self, lkid):
         cdef op_t o
         cdef lkb_t* k
         cdef lkb_t copy
@@ -327,9 +345,9 @@ cdef class Client:
         cdef unsigned char text[NAME_MAX]
         cdef uint32_t n
         self.check_live()
-        k = self.begin(&o, lkid, False)
+        k = self.begin(&o, raw_lkid(lkid), False)
         if k == NULL:
-            raise_errno(ENOENT, f"status of lock {lkid:#x}")
+            raise_errno(ENOENT, f"status of lock {lkid}")
         copy = k[0]
         n = self.a.rsbs[k.rsb].name_len
         memcpy(text, name_at(self.a, &self.a.rsbs[k.rsb]), n)
@@ -348,14 +366,14 @@ cdef class Client:
             k.token, pid << 32 | k.owner, k.since / 100.0,
         )
 
-    def lvb(self, uint64_t lkid):
+    def lvb(self, lkid):
         cdef op_t o
         cdef lkb_t* k
         self.check_live()
         value = PyBytes_FromStringAndSize(NULL, self.a.lvb_len)
-        k = self.begin(&o, lkid, False)
+        k = self.begin(&o, raw_lkid(lkid), False)
         if k == NULL:
-            raise_errno(ENOENT, f"lvb of lock {lkid:#x}")
+            raise_errno(ENOENT, f"lvb of lock {lkid}")
         if k.lvb:
             memcpy(PyBytes_AS_STRING(value), lvb_at(self.a, k.lvb), self.a.lvb_len)
         else:
@@ -363,13 +381,13 @@ cdef class Client:
         shard_unlock(self.a, o.s)
         return value
 
-    def lvb_valid(self, uint64_t lkid):
+    def lvb_valid(self, lkid):
         cdef op_t o
         cdef lkb_t* k
         self.check_live()
-        k = self.begin(&o, lkid, False)
+        k = self.begin(&o, raw_lkid(lkid), False)
         if k == NULL:
-            raise_errno(ENOENT, f"lvb of lock {lkid:#x}")
+            raise_errno(ENOENT, f"lvb of lock {lkid}")
         valid = not k.sbflags & SBF_VALNOTVALID
         shard_unlock(self.a, o.s)
         return valid
@@ -518,11 +536,13 @@ cdef class Client:
         shard_unlock(self.a, shard_of(self.a, k))
 
         lkid = <uint64_t>copy.gen << 32 | i
-        handle = <object>self.handles[i] if copy.bits & B_SYNC and self.handles[i] else None
         if copy.bits & B_SYNC:
-            before = copy.grmode
+            # The handle is looked up when the event is given out: none keeps one alive.
+            if copy.rsb and copy.bast_first and not modes_compatible(copy.grmode, copy.bast_first):
+                self.backlog.append((lkid, <int>copy.bast_first))
+            return 0
         if copy.bast_first and not modes_compatible(before, copy.bast_first):
-            self.backlog.append(Blocked(lkid, MODES[copy.bast_first], handle))
+            self.backlog.append(Blocked(lkid, MODES[copy.bast_first]))
         if copy.has_cast:
             before = copy.cast_mode
             self.backlog.append(Completion(
@@ -530,20 +550,29 @@ cdef class Client:
                 value if with_lvb else None, copy.token,
             ))
         if copy.bast_then and not modes_compatible(before, copy.bast_then):
-            self.backlog.append(Blocked(lkid, MODES[copy.bast_then], handle))
+            self.backlog.append(Blocked(lkid, MODES[copy.bast_then]))
         return 0
+
+    cdef object native_notice(self, uint64_t lkid, int mode):
+        """Return the event of a native lock's notice, or None if its handle is gone."""
+        cdef uint32_t i = <uint32_t>lkid
+        if self.handles[i] == NULL or self.a.lkbs[i].gen != lkid >> 32:
+            return None
+        return Blocked(lkid, MODES[mode], <object>self.handles[i])
 
     def dispatch(self, Py_ssize_t limit=0):
         cdef port_t* port = &self.a.ports[self.slot]
         self.check_live()
         self.listen()
         self.drain()
-        if limit <= 0 or limit >= len(self.backlog):
-            events = list(self.backlog)
-            self.backlog.clear()
-            return events
-        events = [self.backlog.popleft() for _ in range(limit)]
-        if port.events >= 0:
+        events = []
+        while self.backlog and (limit <= 0 or len(events) < limit):
+            event = self.backlog.popleft()
+            if type(event) is tuple:
+                event = self.native_notice(event[0], event[1])
+            if event is not None:
+                events.append(event)
+        if self.backlog and port.events >= 0:
             eventfd_raise(port.events)
         return events
 

@@ -6,11 +6,11 @@
 cdef object EX_MODE = Mode.EX
 
 cdef enum:
+    SHUT                     # closed, or not open yet
     IDLE                     # nobody holds it through this handle
     BUSY                     # a thread is converting it
     HELD
     TURN                     # given up to the first in line, who has not come yet
-    SHUT                     # closed
 
 cdef enum:
     IN_LINE                  # waiter_t.word
@@ -66,7 +66,6 @@ cdef class Lock:
         cdef arena_t* a = client.a
         cdef uint32_t hash_
         cdef int error
-        self.state = SHUT
         self.client = client
         client.check_live()
         if n == 0:
@@ -448,6 +447,7 @@ cdef class Lock:
         cdef port_t* port = &a.ports[self.client.slot]
         cdef lkb_t* k = self.k
         cdef uint32_t rsb
+        cdef bint unread
         self.state = SHUT
         self.client.handles[self.index()] = NULL
         if k.bits & B_HAS_FD:
@@ -462,11 +462,14 @@ cdef class Lock:
             publish_dirty(a, o.s, &a.rsbs[rsb], k)
         k.bits &= ~B_HAS_FD
         k.exflags = 0
-        if load32(&k.futex) == WAITED:
+        if load32(&k.futex):
             store32(&k.futex, LEFT_TO_WAITER)
             futex_wake(&k.futex, 1, a.futex_flags)
+        unread = k.bits & B_READY != 0
         do_unlock(&o, &a.rsbs[rsb], k)
         op_end(&o, rsb)
+        if unread:
+            self.client.drain()     # nobody may ever ask for events, and the slot waits for that
         return 0
 
     cdef bint ended(self) noexcept:
@@ -506,8 +509,8 @@ cdef class Lock:
             except BaseException:
                 if self.ended():
                     store32(&k.futex, 0)
-                    if k.status == ST_OK and before == NL:
-                        self.back_to_null()     # granted meanwhile, but nobody will use it
+                    if k.status == ST_OK:
+                        self.go_back(before)    # granted meanwhile, but nobody will use it
                 raise
             if not self.ended():
                 self.check_open()
@@ -520,6 +523,23 @@ cdef class Lock:
         if status == ST_EDEADLK:
             raise deadlock_error(self.conversion_deadlock(mode))
         return status
+
+    cdef void go_back(self, int mode) noexcept:
+        """Give up what was granted to a request whose caller has gone.
+
+        From CW to PR and back it may be that others came in between; then it stays as it is.
+        """
+        cdef op_t o
+        cdef uint32_t rsb = self.k.rsb
+        if mode == NL:
+            self.back_to_null()
+            return
+        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        do_convert(&o, &o.a.rsbs[rsb], self.k, mode, LKF_NOQUEUE)
+        if self.k.bits & B_HAS_FD:
+            push_fd_sync(&o, self.k)
+        self.k.rqmode = IV
+        op_end(&o, rsb)
 
     cdef tuple conversion_deadlock(self, int mode):
         """Name the two: this conversion, and the one that waits for this lock."""
@@ -546,8 +566,8 @@ cdef class Lock:
         cdef arena_t* a = self.client.a
         cdef int64_t look_at = NEVER, until
         cdef int rc
-        wait = self.client.deadlock_wait
-        if wait is not None:
+        wait = self.client.wait
+        if wait is not None and wait < 1e9:
             look_at = monotonic_ns() + <int64_t>(<double>wait * 1e9)
         try:
             while load32(word) == value:
@@ -620,8 +640,8 @@ cdef class Lock:
             raise
         finally:
             self.forget_edge(&w)
+        self.check_open()       # closed between the call and our coming
         if w.word == DISMISSED:
-            self.check_open()
             raise Cancelled("the wait was cancelled")
         return True
 
@@ -635,6 +655,8 @@ cdef class Lock:
     cdef void call_next(self) noexcept:
         """Hand the idle handle to the first in line."""
         cdef waiter_t* w = self.first
+        if self.state == SHUT:
+            return
         if w == NULL:
             self.state = IDLE
             return

@@ -140,6 +140,12 @@ cdef class Arena:
     def lvb_len(self):
         return self.a.lvb_len
 
+    @property
+    def connections(self):
+        """How many connections there are."""
+        cdef uint32_t i
+        return sum(1 for i in range(self.a.hdr.n_clients) if load32(&self.a.clients[i].claim))
+
     def usage(self):
         """Return how many locks and resources exist, as a dict."""
         return usage_of(&self.a)
@@ -176,6 +182,7 @@ cdef list processes_in(arena_t* a):
 
 
 cdef int check_sizes(capacity, lvb_len) except -1:
+    capacity, lvb_len = _operator.index(capacity), _operator.index(lvb_len)
     if not 16 <= capacity <= 1 << 30:
         raise BadArgument(f"capacity {capacity} is not between 16 and {1 << 30} locks")
     if not 8 <= lvb_len <= 4096 or lvb_len % 8:

@@ -43,7 +43,7 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
     k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
     if a_stranger(o.a, k.client):
         k.futex = 0             # its threads are gone too
-    elif load32(&k.futex) == WAITED:
+    elif load32(&k.futex):
         store32(&k.futex, LEFT_TO_WAITER)      # its thread finds the connection closed
         futex_wake(&k.futex, 1, o.a.futex_flags)
     if k.queue == Q_HANDLE:

@@ -1,5 +1,6 @@
 # The Python words the core hands out and raises, and what it makes of its arguments.
 
+import operator as _operator
 import os as _os
 import secrets as _secrets
 import time as _time
@@ -75,6 +76,39 @@ cdef bytes resource_name(name):
             "use a digest of it"
         )
     return raw
+
+
+cdef int64_t whole_number(value, str what, low, high) except -1:
+    """Return `value`; BadArgument if it is out of range, TypeError if it is no whole number."""
+    number = _operator.index(value)
+    if not low <= number <= high:
+        raise BadArgument(f"{what} {number} is out of range")
+    return number
+
+
+cdef inline int raw_mode(mode) except -2:
+    return <int>whole_number(mode, "mode", NL, EX)
+
+
+cdef inline uint32_t raw_flags(flags) except? 0xffffffff:
+    return <uint32_t>whole_number(flags, "set of flags", 0, LKF_KNOWN)
+
+
+cdef uint64_t raw_lkid(lkid) except? 0xffffffff:
+    """Return a lock id; one that cannot be is 0xffffffff, which no lock has."""
+    number = _operator.index(lkid)
+    return number if 0 <= number < 1 << 64 else 0xffffffff
+
+
+cdef object checked_wait(wait):
+    """Return how long to wait before a search for deadlocks, as seconds or None."""
+    if wait is None:
+        return None
+    if not isinstance(wait, (int, float)):
+        raise TypeError(f"deadlock_wait is seconds or None, not {type(wait).__name__}")
+    if not wait >= 0:
+        raise BadArgument(f"deadlock_wait is None or at least 0 seconds, not {wait!r}")
+    return wait
 
 
 cdef int held_mode(mode) except -1:

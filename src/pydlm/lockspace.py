@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydlm.blocking import BlockingLocks
 from pydlm.contract import Lock, NativeStack, Stack
+from pydlm.errors import BadArgument
 from pydlm.stackglue import connect_stack
 from pydlm.types import Event, LockStatus
 
@@ -77,7 +78,12 @@ class Lockspace:
 
     def dump(self, name: str | bytes | None = None) -> Iterable[LockStatus]:
         """List the locks of all connections, on one resource or on all."""
-        return self._stack.dump(name.encode() if isinstance(name, str) else name)
+        if isinstance(name, str):
+            try:
+                name = name.encode()
+            except UnicodeEncodeError as error:
+                raise BadArgument(f"resource name {name!r} cannot be encoded") from error
+        return self._stack.dump(name)
 
     def close(self) -> None:
         """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent."""

@@ -71,7 +71,14 @@ def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
     None: the one that the environment variable PYDLM_STACK names, or `local`.
     """
     chosen = stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK
-    if not lockspace or "\0" in lockspace or "/" in lockspace or len(os.fsencode(lockspace)) > 64:
-        raise BadArgument(f"lockspace name {lockspace!r} is not 1 to 64 bytes without '/' and NUL")
+    try:
+        size = len(lockspace.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= 64 or "\0" in lockspace or "/" in lockspace or lockspace.startswith("."):
+        raise BadArgument(
+            f"lockspace name {lockspace!r} is not 1 to 64 bytes of UTF-8 without '/' and NUL, "
+            "and without a leading dot"
+        )
     name, _, locator = chosen.partition(":")
     return find_stack(name).connect(lockspace, locator, **options)

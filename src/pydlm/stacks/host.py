@@ -17,15 +17,18 @@ from weakref import WeakValueDictionary
 from pydlm import _core
 from pydlm.contract import NativeStack
 from pydlm.errors import ArenaDamaged, BadArgument, StackUnavailable
-from pydlm.stacks._capabilities import ARENA_CAPABILITIES
+from pydlm.stacks._arena import (
+    ARENA_CAPABILITIES,
+    DEFAULT_CAPACITY,
+    DEFAULT_LVB_LEN,
+    refuse_other_size,
+)
 
 __all__ = ["DIRECTORY_VARIABLE", "SUFFIX", "HostStack", "boot_id", "default_directory"]
 
 #: Names the directory of lockspaces where the program does not.
 DIRECTORY_VARIABLE: Final = "PYDLM_HOST_DIR"
 
-_DEFAULT_CAPACITY: Final = 1 << 20
-_DEFAULT_LVB_LEN: Final = 64
 #: Of the files that are lockspaces.
 SUFFIX: Final = ".dlm"
 
@@ -83,15 +86,9 @@ class HostStack(_core.Client):
         _prepare_directory(directory, shared=bool(mode & 0o060))
         with _guard:
             arena = _open(directory, lockspace, capacity, lvb_len, mode)
-        for what, wanted, found in (
-            ("capacity", capacity, arena.capacity),
-            ("lvb_len", lvb_len, arena.lvb_len),
-        ):
-            if wanted is not None and wanted != found:
-                raise BadArgument(
-                    f"lockspace {lockspace!r} exists with {what} {found}, not {wanted}; "
-                    f"leave {what} out, or remove it with `pydlm host rm {lockspace}`"
-                )
+        refuse_other_size(
+            arena, capacity, lvb_len, f"remove it with `pydlm host rm {lockspace}`"
+        )
         return cls(arena, deadlock_wait=deadlock_wait)
 
 
@@ -175,8 +172,8 @@ def _create(
     try:
         os.fchmod(fd, mode)
         options: dict[str, Any] = {
-            "capacity": _DEFAULT_CAPACITY if capacity is None else capacity,
-            "lvb_len": _DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
+            "capacity": DEFAULT_CAPACITY if capacity is None else capacity,
+            "lvb_len": DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
         }
         _core.Arena(path.name, fd=fd, create=True, boot=boot_id(), **options)
         with contextlib.suppress(FileExistsError):

@@ -13,12 +13,14 @@ from weakref import WeakValueDictionary
 from pydlm import _core
 from pydlm.contract import NativeStack
 from pydlm.errors import BadArgument
-from pydlm.stacks._capabilities import ARENA_CAPABILITIES
+from pydlm.stacks._arena import (
+    ARENA_CAPABILITIES,
+    DEFAULT_CAPACITY,
+    DEFAULT_LVB_LEN,
+    refuse_other_size,
+)
 
 __all__ = ["LocalStack"]
-
-_DEFAULT_CAPACITY = 1 << 20
-_DEFAULT_LVB_LEN = 64
 
 _arenas: WeakValueDictionary[str, _core.Arena] = WeakValueDictionary()
 _arenas_guard = threading.Lock()
@@ -61,23 +63,16 @@ class LocalStack(_core.Client):
             raise BadArgument(f"the local stack has no place to choose; {locator!r} means nothing")
         with _arenas_guard:
             arena = _arenas.get(lockspace)
-            if arena is None:
+            # One without connections is gone, though somebody may have an object of it in hand.
+            if arena is None or arena.connections == 0:
                 arena = _core.Arena(
                     lockspace,
-                    capacity=_DEFAULT_CAPACITY if capacity is None else capacity,
-                    lvb_len=_DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
+                    capacity=DEFAULT_CAPACITY if capacity is None else capacity,
+                    lvb_len=DEFAULT_LVB_LEN if lvb_len is None else lvb_len,
                 )
                 _arenas[lockspace] = arena
-        for what, wanted, found in (
-            ("capacity", capacity, arena.capacity),
-            ("lvb_len", lvb_len, arena.lvb_len),
-        ):
-            if wanted is not None and wanted != found:
-                raise BadArgument(
-                    f"lockspace {lockspace!r} exists with {what} {found}, not {wanted}; "
-                    f"leave {what} out, or close its connections first"
-                )
-        return cls(arena, deadlock_wait=deadlock_wait)
+            refuse_other_size(arena, capacity, lvb_len, "close its connections first")
+            return cls(arena, deadlock_wait=deadlock_wait)
 
 
 NativeStack.register(LocalStack)
