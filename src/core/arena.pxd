@@ -74,7 +74,8 @@ cdef struct header_t:
     uint32_t n_shards, n_procs, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
     uint32_t futex_flags
     unsigned char boot[16]   # the boot it belongs to; a lockspace does not outlive one
-    uint64_t off_shards, off_procs, off_clients, off_buckets, off_rsbs, off_lkbs, off_lvbs, off_names
+    uint64_t off_shards, off_procs, off_clients, off_buckets
+    uint64_t off_rsbs, off_lkbs, off_lvbs, off_names
     # counters
     uint32_t next_rsb, next_lkb, next_lvb, next_name
     uint32_t next_node

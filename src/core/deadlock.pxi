@@ -89,7 +89,7 @@ cdef set blockers(arena_t* a, uint32_t i):
 
 
 cdef list find_cycle(arena_t* a, uint32_t start):
-    """Return the waiting locks of a cycle through `start`, that one first; empty if there is none."""
+    """Return the waiting locks of a cycle through `start`, that one first; empty: none."""
     cdef uint32_t i
     waiting = {}
     for i in range(1, load32(&a.hdr.next_lkb)):

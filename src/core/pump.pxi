@@ -64,7 +64,10 @@ cdef void rescan_fds(arena_t* a, port_t* p, uint16_t client) noexcept nogil:
         shard_lock(a, shard_of(a, k))
         lost = (
             k.client == client and k.bits & B_HAS_FD != 0
-            and not (k.bits & B_FD_SYNC != 0 and on_list(a, load32(&a.clients[client].fd_sync), i, True))
+            and not (
+                k.bits & B_FD_SYNC != 0
+                and on_list(a, load32(&a.clients[client].fd_sync), i, True)
+            )
         )
         shard_unlock(a, shard_of(a, k))
         if lost:

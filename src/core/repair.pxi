@@ -1,7 +1,7 @@
 # A process died inside a shard's critical section (docs/design.md, "Killed inside").
 #
 # What each slot says about itself is the truth; queues, counters, chains and free lists are
-# made anew from it. Every change of a slot's state is one store, so it is in one state or the other.
+# made anew from it. Every change of a slot's state is one store: it is in one state or another.
 
 
 cdef void put_in_order(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:

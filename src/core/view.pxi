@@ -1,7 +1,7 @@
 # Looking at a shared arena without being able to harm it: mapped read-only, no mutex taken.
 #
-# A shard counts how often its mutex was given up. What was copied while the mutex was free and the count did
-# not move is what it was at one moment; else it is copied again.
+# A shard counts how often its mutex was given up. What was copied while the mutex was free and
+# the count did not move is what it was at one moment; else it is copied again.
 
 cdef enum:
     VIEW_TRIES = 10000       # then the shard's owner is stopped, or dead and not yet buried
