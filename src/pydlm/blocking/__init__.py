@@ -1,0 +1,13 @@
+"""Blocking locks made of the asynchronous verbs of a stack that brings none of its own.
+
+* `connection`: BlockingLocks, one connection: opens locks, sorts the stack's events.
+* `lock`: StackLock, the handle: who may use it now, and what it has asked the stack for.
+* `block`: the rules of the lock value block.
+* `reader`: which of the waiting threads reads the stack's descriptor, and where the others sleep.
+* `arguments`: what the callers pass, checked as threading.Lock checks it.
+"""
+
+from pydlm.blocking.connection import BlockingLocks
+from pydlm.blocking.lock import StackLock
+
+__all__ = ["BlockingLocks", "StackLock"]

@@ -1,0 +1,368 @@
+"""The handle: a lock as the user sees it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pydlm.blocking.arguments import block_value, deadline_of, held_mode
+from pydlm.blocking.deadlock import conversion_deadlock
+from pydlm.blocking.machine import Machine, Phase
+from pydlm.blocking.reader import EventFd, Wait
+from pydlm.errors import (
+    Busy,
+    Cancelled,
+    DlmError,
+    LockTimeout,
+    LVBInvalid,
+    NotHeld,
+    WouldBlock,
+)
+from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pydlm.blocking.connection import BlockingLocks
+
+__all__ = ["Held", "StackLock"]
+
+
+class StackLock(Machine):
+    """A lock on one resource, as :class:`pydlm.contract.Lock` documents it.
+
+    It belongs to the handle: whoever has the handle may release it, in whatever thread.
+    Acquiring it again through the same handle waits, first come, first served.
+    """
+
+    def __init__(self, locks: BlockingLocks, name: bytes) -> None:
+        super().__init__(locks, name)
+        if locks.keeps_null:
+            w = Wait()
+            with locks.guard:
+                locks.check_live()
+                # NL is compatible with all, and EXPEDITE passes whoever waits: granted at once.
+                self._request(w, Phase.RELEASING, Mode.NL, LockFlag.EXPEDITE)
+            self._see_through(w, None)
+            self._judge(w, Mode.NL)
+
+    def __del__(self) -> None:
+        locks = self._locks
+        if self._phase is Phase.SHUT or not locks.alive:
+            return
+        held = self._granted > Mode.NL
+        if self._lkid:
+            urgent = held or self._asked is not None
+            locks.discard(self._lkid, *self._last_words(), urgent=urgent)
+        if held:
+            warnings.warn(
+                f"{self!r} was held when its last reference went; it has been released",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def __repr__(self) -> str:
+        if self._phase is Phase.SHUT or not self._locks.alive:
+            return f"<closed pydlm.Lock object at {id(self):#x}>"
+        return (
+            f"<{'locked' if self.locked() else 'unlocked'} pydlm.Lock object "
+            f"{self._name!r} {self._granted.name} at {id(self):#x}>"
+        )
+
+    # Taking and giving up.
+
+    def acquire(self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX) -> bool:
+        """Take the lock; return whether it could be had in time."""
+        mode = held_mode(mode)
+        deadline = deadline_of(blocking, timeout)
+        flags = self._flags_for(mode, blocking, deadline)
+        w = Wait(acquiring=True)
+        try:
+            if not self._use(w, mode, flags, blocking, deadline):
+                return False
+            self._see_through(w, deadline)
+        except BaseException as error:
+            self._leave(w, error)
+            raise
+        return self._judge(w, mode)
+
+    def _use(
+        self, w: Wait, mode: Mode, flags: LockFlag, blocking: bool, deadline: float | None
+    ) -> bool:
+        """Make the request when it is our turn to use the handle; False: not in time."""
+        with self._locks.guard:
+            self._check_open()
+            if self._phase is Phase.IDLE:
+                self._request(w, Phase.ASKING, mode, flags)
+                return True
+            if not blocking:
+                return False
+            self._line.append(w)
+        self._locks.wait(w, deadline)
+        with self._locks.guard:
+            self._check_open()
+            if w not in self._line:
+                raise Cancelled("the wait was cancelled")
+            called = self._phase is Phase.TURN and self._line[0] is w
+            if called:
+                self._phase, self._waiter = Phase.ASKING, w
+            self._line.remove(w)
+            if called:
+                self._request(w, Phase.ASKING, mode, flags)
+        return called
+
+    def release(self) -> None:
+        """Give the lock up; returns when the lock manager has confirmed it."""
+        w = Wait()
+        try:
+            with self._locks.guard:
+                self._check_open()
+                if self._phase is Phase.CONVERTING:
+                    raise Busy("release of a lock that is being converted; cancel() that first")
+                if self._phase is not Phase.HELD:
+                    raise NotHeld("release unlocked lock")
+                self._request(w, Phase.RELEASING, Mode.NL)
+            self._see_through(w, None)
+        except BaseException as error:
+            self._leave(w, error)
+            raise
+        self._judge(w, Mode.NL)
+
+    def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
+        """Change the mode in place; return whether it could be had in time."""
+        mode = held_mode(mode)
+        deadline = deadline_of(blocking, timeout)
+        self._locks.require("convert", "change the mode of a lock in place")
+        flags = self._flags_for(mode, blocking, deadline)
+        w = Wait()
+        try:
+            with self._locks.guard:
+                self._check_open()
+                if self._phase in (Phase.ASKING, Phase.CONVERTING):
+                    raise Busy("a conversion of this lock is under way")
+                if self._phase is not Phase.HELD:
+                    raise NotHeld("convert of a lock that is not held; acquire it in that mode")
+                self._request(w, Phase.CONVERTING, mode, flags)
+            self._see_through(w, deadline)
+        except BaseException as error:
+            self._leave(w, error)
+            raise
+        return self._judge(w, mode)
+
+    def cancel(self) -> bool:
+        """End all waits through this handle with Cancelled; return whether there were any."""
+        with self._locks.guard:
+            self._check_open()
+            self._locks.pump()
+            waits = self._dismiss()
+            if self._phase in (Phase.ASKING, Phase.CONVERTING) and self._waiter is not None:
+                self._locks.require("cancel", "take back a request")
+                self._waiter.dismissed = waits = True
+                self._take_back()
+        return waits
+
+    def held(self, mode: Mode = Mode.EX, blocking: bool = True, timeout: float = -1) -> Held:
+        """Return a context manager that holds the lock in `mode`."""
+        return Held(self, held_mode(mode), blocking, timeout)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def close(self) -> None:
+        """Unlock, and end all waits through this handle with Closed. Idempotent."""
+        locks = self._locks
+        if not locks.alive:
+            self._phase = Phase.SHUT
+            return
+        w = Wait()
+        try:
+            with locks.guard:
+                if self._phase is Phase.SHUT:
+                    return
+                locks.pump()
+                if self._lkid:
+                    locks.unlock(self._lkid, *self._last_words(), w)
+                else:
+                    w.done = True
+                self._shut()
+                locks.pump()
+            locks.wait(w, None)
+        except DlmError:  # the stack is gone, and the lock with it
+            self._phase = Phase.SHUT
+
+    # What it is like now.
+
+    @property
+    def name(self) -> bytes:
+        """The resource's name."""
+        self._check_open()
+        return self._name
+
+    @property
+    def lkid(self) -> int:
+        """The lock's id in its lockspace; 0 while the stack has no lock for this handle."""
+        self._check_open()
+        return self._lkid
+
+    @property
+    def granted(self) -> Mode:
+        """The mode that is held now; NL if the lock is not."""
+        self._check_open()
+        return self._granted
+
+    @property
+    def requested(self) -> Mode | None:
+        """The mode that is waited for, or None."""
+        self._check_open()
+        return self._asked
+
+    @property
+    def token(self) -> int:
+        """The fencing token: higher with each grant of this resource."""
+        self._check_open()
+        self._locks.require("fencing", "give fencing tokens")
+        return self._token
+
+    @property
+    def blocked(self) -> Mode | None:
+        """The strictest mode that somebody has come to wait for because of this lock, or None.
+
+        It stays until the lock is granted anew, though whoever waited may have gone.
+        """
+        self._locks.require("bast", "tell whom a lock keeps waiting")
+        with self._locks.guard:
+            self._check_open()
+            self._locks.pump()
+            return self._blocked
+
+    def locked(self) -> bool:
+        """Return whether the lock is held through this handle."""
+        return self._phase in (Phase.HELD, Phase.CONVERTING) and self._locks.alive
+
+    def fileno(self) -> int:
+        """Return an eventfd that is readable as long as `blocked` is not None.
+
+        Made on first use, owned by the lock, gone with it. From the first one on, a thread of
+        the connection reads the stack's events while no other does. Raises OSError where the
+        process may have no more descriptors; the lock is unharmed.
+        """
+        self._locks.require("bast", "tell whom a lock keeps waiting")
+        with self._locks.guard:
+            self._check_open()
+            if self._fd is None:
+                self._locks.pump()
+                fd = EventFd()
+                fd.show(self._blocked is not None)
+                self._fd = fd
+            self._locks.start_helper()
+            return self._fd.fileno()
+
+    # The lock value block.
+
+    @property
+    def lvb(self) -> bytes:
+        """The lock value block, bytes of constant length; see the protocol."""
+        with self._locks.guard:
+            self._check_held(Mode.CR, "read")
+            if self._block.written is not None:
+                return self._block.written
+            if self._block.valid:
+                return self._block.value
+        raise LVBInvalid(
+            f"the lock value block of {self._name!r} is invalid: whoever was changing it died; "
+            "rebuild what it stands for and write it in EX"
+        )
+
+    @lvb.setter
+    def lvb(self, value: bytes, /) -> None:
+        with self._locks.guard:
+            written = block_value(value, self._locks.stack.lvb_len)
+            self._check_held(Mode.PW, "written in PW or EX")
+            self._block.written = written
+
+    @property
+    def lvb_valid(self) -> bool:
+        """Whether the lock value block may be believed."""
+        with self._locks.guard:
+            self._check_held(Mode.CR, "read")
+            return self._block.written is not None or self._block.valid
+
+    # How it works inside.
+
+    def _check_held(self, mode: Mode, what: str) -> None:
+        self._check_open()
+        self._locks.require("lvb", "keep lock value blocks")
+        granted = Mode.NL if self._phase is Phase.RELEASING else self._granted
+        if granted < mode:
+            raise NotHeld(
+                f"the lock value block can be {what} only while the lock is held, "
+                f"not in {granted.name}"
+            )
+
+    def _flags_for(self, mode: Mode, blocking: bool, deadline: float | None) -> LockFlag:
+        """Return the flags of a request, or raise Unsupported."""
+        if mode not in (Mode.PR, Mode.EX):
+            self._locks.require("modes6", f"lock in {mode.name}; use PR or EX")
+        if deadline is not None:
+            self._locks.require("cancel", "take back a request; wait without a limit")
+        if blocking:
+            return LockFlag(0)
+        self._locks.require("trylock", "try a lock without waiting")
+        return LockFlag.NOQUEUE
+
+    def _judge(self, w: Wait, mode: Mode) -> bool:
+        """Return whether the request of `w` was granted, or raise what it ended with."""
+        if w.status in (0, EUNLOCK):
+            return True
+        if w.status == errno.EAGAIN or (w.status == ECANCEL and w.expired and not w.dismissed):
+            return False
+        if w.status == ECANCEL:
+            raise Cancelled("the request was cancelled")
+        if w.status == errno.EDEADLK:
+            with self._locks.guard:
+                raise conversion_deadlock(
+                    self._locks.stack, self._name, self._lkid, self._granted, mode
+                )
+        if w.status is None:
+            self._check_open()
+        raise DlmError(
+            f"{self._name!r} cannot be had in {mode.name}: {os.strerror(w.status or 0)}",
+            errno=w.status,
+        )
+
+
+class Held:
+    """The context manager of `StackLock.held`."""
+
+    def __init__(self, lock: StackLock, mode: Mode, blocking: bool, timeout: float) -> None:
+        self._lock = lock
+        self._how = mode, blocking, timeout
+
+    def __enter__(self) -> StackLock:
+        mode, blocking, timeout = self._how
+        if not self._lock.acquire(blocking, timeout, mode=mode):
+            what = f"{self._lock.name!r} could not be had in {mode.name}"
+            if blocking:
+                raise LockTimeout(f"{what} within {timeout} seconds")
+            raise WouldBlock(f"{what} at once")
+        return self._lock
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()

@@ -1,0 +1,282 @@
+"""Whose turn it is to use a handle, and what it has asked the stack for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from enum import Enum, auto
+from functools import partial
+from itertools import starmap
+from typing import TYPE_CHECKING
+
+from pydlm.blocking.block import Block
+from pydlm.blocking.reader import EventFd, Wait
+from pydlm.errors import BadArgument, Busy, Closed, DlmError
+from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
+
+if TYPE_CHECKING:
+    from pydlm.blocking.connection import BlockingLocks
+
+__all__ = ["Machine", "Phase"]
+
+
+class Phase(Enum):
+    """What becomes of a handle just now."""
+
+    IDLE = auto()  #: nobody holds it
+    TURN = auto()  #: given up to the first in line, who has not come yet
+    ASKING = auto()  #: a thread has asked for it
+    HELD = auto()
+    CONVERTING = auto()  #: held, and a thread has asked for another mode
+    RELEASING = auto()
+    SHUT = auto()
+
+
+class Machine:
+    """The state of one handle.
+
+    The stack's completions move it on, in whichever thread reads them; the threads that use the
+    handle ask, and sleep until they have been answered. The connection's guard covers it all:
+    what says so is called with the guard held.
+    """
+
+    def __init__(self, locks: BlockingLocks, name: bytes) -> None:
+        self._phase = Phase.IDLE
+        self._locks = locks
+        self._name = name
+        self._lkid = 0  # 0: the stack has no lock for this handle now
+        self._granted = Mode.NL
+        self._token = 0
+        self._block = Block(locks.stack)
+        self._blocked: Mode | None = None
+        self._fd: EventFd | None = None
+        self._line: deque[Wait] = deque()  # threads that wait for the handle to be given up
+        # The request under way: for what mode, and has it been taken back.
+        self._asked: Mode | None = None
+        self._cancelling = False
+        self._waiter: Wait | None = None  # who asked last
+        self._seen: Completion | None = None
+
+    # The guard is held in all of the following, down to the next such line.
+
+    def _check_open(self) -> None:
+        if self._phase is Phase.SHUT and not self._locks.closed:
+            raise Closed("the lock is closed")
+        self._locks.check_live()
+
+    def _request(self, w: Wait, phase: Phase, mode: Mode, flags: LockFlag = LockFlag(0)) -> None:
+        """Ask the stack for `mode`. The completion ends `w`, and may do so before this returns."""
+        self._phase, self._waiter = phase, w
+        w.done = False
+        self._ask(w, mode, flags)
+        self._locks.pump()
+
+    def _ask(self, w: Wait, mode: Mode, flags: LockFlag = LockFlag(0)) -> None:
+        stack = self._locks.stack
+        # First the note, then the verb: see `_withdraw`.
+        self._asked, self._cancelling, w.sent = mode, False, False
+        with_block, value = self._block.carried(self._granted, mode)
+        try:
+            if not self._lkid:
+                lkids: list[int] = []
+                try:
+                    # One call in C: no signal handler can raise between having and keeping it.
+                    lkids.extend(starmap(stack.lock, [(self._name, mode, flags | with_block)]))
+                finally:
+                    for self._lkid in lkids:
+                        self._locks.own(self._lkid, self)
+            elif mode is Mode.NL and not self._locks.keeps_null:
+                stack.unlock(self._lkid, with_block, lvb=value)
+            else:
+                if mode > self._granted or (self._granted, mode) == (Mode.PR, Mode.CW):
+                    # Or else readers would pass a waiting writer for ever. The lock manager
+                    # takes it for these conversions only.
+                    flags |= LockFlag.QUECVT
+                stack.convert(self._lkid, mode, flags | with_block, lvb=value)
+        except DlmError:
+            self._asked = None
+            raise
+        w.sent = True
+
+    def completed(self, event: Completion) -> None:
+        """Move on: what was asked for has been granted or refused.
+
+        Given the same event again, this goes on where a signal handler has ended it.
+        """
+        if self._asked is not None and event is not self._seen:
+            granted = event.granted or Mode.NL
+            if event.status in (0, EUNLOCK):
+                self._block.granted(self._granted, granted, event)
+                self._token = event.token or self._token
+                self._locks.forget_notice(self._lkid)
+                self._blocked = None
+                if self._fd is not None:
+                    self._fd.show(False)
+            if event.granted is None:
+                self._locks.disown(self._lkid)
+                self._lkid = 0
+            if self._waiter is not None:
+                self._waiter.status = event.status
+            self._granted = granted
+            self._asked, self._seen = None, event
+        if self._asked is None:
+            self._move_on()
+
+    def _move_on(self) -> None:
+        """Let follow what follows from what is granted, now that nothing is under way."""
+        w, phase = self._waiter, self._phase
+        if w is not None and w.disowned and phase is Phase.ASKING and self._granted > Mode.NL:
+            with contextlib.suppress(DlmError):
+                self._give_back(w)
+                return
+        if phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
+            if self._granted > Mode.NL:
+                self._phase = Phase.HELD
+            else:
+                self._call_next()
+        elif phase is Phase.TURN:
+            self._call_next()
+        if w is not None:
+            self._locks.finish(w)
+
+    def noticed(self, mode: Mode) -> bool:
+        """Somebody wants `mode`; return whether this lock is in the way."""
+        if self._phase is Phase.SHUT or self._granted.compatible(mode):
+            return False
+        self._blocked = max(mode, self._blocked or mode)
+        if self._fd is not None:
+            self._fd.show(True)
+        return True
+
+    def _give_back(self, w: Wait) -> None:
+        """Release what was granted to a thread that no longer wants it."""
+        self._phase = Phase.RELEASING
+        w.done = False
+        self._ask(w, Mode.NL)
+
+    def _call_next(self) -> None:
+        """Hand the idle handle to the first in line, who leaves the line when it comes."""
+        if self._line:
+            self._phase = Phase.TURN
+            self._locks.finish(self._line[0])
+        else:
+            self._phase = Phase.IDLE
+
+    def _dismiss(self) -> bool:
+        """Send the line home, but for whom it is the turn; return whether there was anybody."""
+        stays = 1 if self._phase is Phase.TURN else 0
+        found = len(self._line) > stays
+        while len(self._line) > stays:
+            self._locks.finish(self._line.pop())
+        return found
+
+    def _take_back(self) -> None:
+        """Cancel what a thread waits for. How the request ends is for its completion to say."""
+        self._locks.pump()
+        if (
+            self._asked is not None
+            and self._phase in (Phase.ASKING, Phase.CONVERTING)
+            and not self._cancelling
+        ):
+            with contextlib.suppress(BadArgument, Busy):  # it is being cancelled already
+                self._locks.stack.unlock(self._lkid, LockFlag.CANCEL)
+            self._cancelling = True
+            self._locks.pump()
+
+    def _withdraw(self, w: Wait, refused: bool) -> bool:
+        """See that nothing stays of a thread that leaves by an exception.
+
+        Return whether something is under way still, which the end of `w` will tell. `refused`: the
+        exception was the stack's. Otherwise the thread may have been anywhere, and may be so a
+        second time: this can be called again.
+        """
+        if self._phase is Phase.SHUT:
+            return False
+        self._locks.pump()
+        if w in self._line:
+            self._line.remove(w)
+        if self._phase is Phase.TURN:
+            self._call_next()
+        if self._waiter is not w:
+            return False
+        w.disowned = True
+        if self._asked is not None and not w.sent and not self._has_reached_stack():
+            self._asked = None
+        if self._asked is not None:
+            if "cancel" in self._locks.stack.capabilities:
+                self._take_back()
+        elif self._phase is Phase.HELD and w.acquiring:
+            self._give_back(w)
+        elif self._phase is Phase.RELEASING and not refused:
+            self._ask(w, Mode.NL)
+        elif self._granted > Mode.NL:
+            self._phase = Phase.HELD
+        elif self._phase in (Phase.ASKING, Phase.RELEASING):
+            self._call_next()
+        self._locks.pump()
+        return self._asked is not None
+
+    def _has_reached_stack(self) -> bool:
+        """Ask the stack whether it knows of the request under way."""
+        try:
+            status = self._locks.stack.lock_status(self._lkid)
+        except DlmError:
+            return False
+        return status.requested is not None or (status.granted or Mode.NL) != self._granted
+
+    def _last_words(self) -> tuple[LockFlag, bytes | None]:
+        """Return what the unlock has to carry."""
+        flags, value = self._block.carried(self._granted, Mode.NL)
+        return (flags if self._asked is None else flags | LockFlag.FORCEUNLOCK), value
+
+    def disconnected(self) -> None:
+        """The connection is about to end: say what the stack cannot know, and shut."""
+        if self._granted >= Mode.PW:
+            flags, value = self._last_words()
+            with contextlib.suppress(DlmError):
+                self._locks.stack.unlock(self._lkid, flags, lvb=value)
+        self._shut()
+
+    def _shut(self) -> None:
+        self._phase = Phase.SHUT
+        self._dismiss()
+        if self._asked is not None and self._waiter is not None:
+            self._locks.finish(self._waiter)
+        if self._fd is not None:
+            self._fd.close()
+
+    # The guard is not held in what follows.
+
+    def _see_through(self, w: Wait, deadline: float | None) -> None:
+        """Wait for the request of `w` to end; take it back when the deadline has come."""
+        locks = self._locks
+        if w.done or locks.wait(w, deadline):
+            return
+        with locks.guard:
+            if self._waiter is w and not w.done:
+                w.expired = True
+                self._take_back()
+        locks.wait(w, None)
+
+    def _leave(self, w: Wait, error: BaseException) -> None:
+        """Leave by `error`, and nothing behind."""
+        locks, refused = self._locks, isinstance(error, DlmError)
+        if not locks.alive:
+            return
+        if not refused and "cancel" not in locks.stack.capabilities:
+            locks.spawn(partial(self._settle, w, refused))  # it takes as long as it takes
+            return
+        try:
+            self._settle(w, refused)
+        except BaseException:
+            # Ctrl-C again. No signal handler comes to another thread.
+            locks.spawn(partial(self._settle, w, refused))
+            raise
+
+    def _settle(self, w: Wait, refused: bool) -> None:
+        locks = self._locks
+        with contextlib.suppress(DlmError):
+            with locks.guard:
+                under_way = self._withdraw(w, refused)
+            if under_way:
+                locks.wait(w, None)

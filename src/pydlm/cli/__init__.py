@@ -1,0 +1,35 @@
+"""The command `pydlm`: which subcommands there are. What each does is in a module of its name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from pydlm.cli import terminal
+from pydlm.cli.bench import bench
+from pydlm.cli.demo import demo
+from pydlm.cli.torture import torture
+from pydlm.errors import DlmError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="A distributed lock manager: try it, measure it, torture it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.callback()(terminal.common_options)
+for _command in (torture, bench, demo):
+    app.command()(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; the exit status is 2 if pydlm raised an error, and it is one line."""
+    try:
+        app(args=arguments, prog_name="pydlm")
+    except DlmError as error:
+        terminal.complain(error)
+        sys.exit(2)
