@@ -174,6 +174,22 @@ def test_a_conversion_of_what_is_closed_is_told(world: Any, closes: str) -> None
     assert world.usage(other)[0] == 1
 
 
+@pytest.mark.parametrize("closes", ["connection", "death"])
+def test_leaving_grants_first_what_it_then_takes_away(world: Any, closes: str) -> None:
+    # The thread that was granted may come to it in between.
+    ls, other = world.connect(), world.connect()
+    holder = ls.lock("x")
+    holder.acquire()
+    between = [ls.lock(f"r{i}") for i in range(20_000)]
+    lk = ls.lock("x")
+    waiting = world.thread(lk.acquire)
+    world.queued(other, "x")
+    {"connection": ls.close, "death": ls.stack.abandon}[closes]()
+    assert isinstance(waiting.error(), Closed)
+    assert world.usage(other) == (0, 0)
+    assert len(between) == 20_000
+
+
 def test_a_waiter_that_goes_lets_those_behind_it_pass(world: Any) -> None:
     holder, writer, reader = world.handles("x", 3)
     holder.acquire(mode=Mode.PR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -98,13 +99,11 @@ def test_a_writer_gets_in_between_readers_that_never_all_leave(world: Any) -> No
     stop: list[None] = []
     overlap = threading.Barrier(3)
 
-    def read(lk: Any) -> int:
-        rounds = 0
+    def read(lk: Any) -> None:
         overlap.wait()
         while not stop:
             with lk.held(Mode.PR):
-                rounds += 1
-        return rounds
+                time.sleep(0)
 
     readers = [world.worker(read, ls.lock("x")) for _ in range(2)]
     writer = ls.lock("x")
@@ -113,7 +112,8 @@ def test_a_writer_gets_in_between_readers_that_never_all_leave(world: Any) -> No
         assert writer.acquire(timeout=20)
         writer.release()
     stop.append(None)
-    assert all(task.result() for task in readers)
+    for task in readers:
+        task.result()
 
 
 def test_an_upgrade_in_place_goes_ahead_of_who_waits(world: Any) -> None:

@@ -86,9 +86,7 @@ class HostStack(_core.Client):
         _prepare_directory(directory, shared=bool(mode & 0o060))
         with _guard:
             arena = _open(directory, lockspace, capacity, lvb_len, mode)
-        refuse_other_size(
-            arena, capacity, lvb_len, f"remove it with `pydlm host rm {lockspace}`"
-        )
+        refuse_other_size(arena, capacity, lvb_len, f"remove it with `pydlm host rm {lockspace}`")
         return cls(arena, deadlock_wait=deadlock_wait)
 
 

@@ -15,7 +15,7 @@ from pydlm.types import EUNLOCK, LockFlag, Mode, StatusFlag
 
 __all__ = ["RULES", "Rule", "explain"]
 
-Explains = Callable[[Step, Outcome], bool]
+_Explains = Callable[[Step, Outcome], bool]
 
 #: What is done to a lock that an lkid names.
 _BY_LKID = ("convert", "unlock", "cancel", "forceunlock", "deadlock_cancel")
@@ -28,7 +28,7 @@ class Rule:
     name: str
     sentence: str
     #: Yields (index of a step where it fires, what it explains from there on).
-    fire: Callable[[Scenario], Iterator[tuple[int, Explains]]]
+    fire: Callable[[Scenario], Iterator[tuple[int, _Explains]]]
 
 
 def explain(scenario: Scenario, got: list[Outcome]) -> Rule | None:
@@ -111,7 +111,7 @@ def _events(outcome: Outcome) -> Iterator[Event]:
         yield from outcome.events[client]
 
 
-def _lkid(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
+def _lkid(scenario: Scenario) -> Iterator[tuple[int, _Explains]]:
     """Fire where the kernel found a lock by an lkid that is not, or no more, the caller's."""
     follower = _Follower(scenario)
     origin: dict[str, str] = {}  #: the lock that a forged name was made from
@@ -126,7 +126,7 @@ def _lkid(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
         follower.after(step)
 
 
-def _master_death(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
+def _master_death(scenario: Scenario) -> Iterator[tuple[int, _Explains]]:
     """Fire where a node dies that mastered a resource."""
     follower = _Follower(scenario)
     for index, step in enumerate(scenario.steps):
@@ -136,7 +136,7 @@ def _master_death(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
             yield index, _about_lvb(_locks_on(scenario, lost))
 
 
-def _empty_resource(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
+def _empty_resource(scenario: Scenario) -> Iterator[tuple[int, _Explains]]:
     """Fire where a resource loses its last lock."""
     follower = _Follower(scenario)
     for index, step in enumerate(scenario.steps):
@@ -148,7 +148,7 @@ def _empty_resource(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
                 yield index, _was_invalid(_locks_on(later, {name}))
 
 
-def _location(scenario: Scenario) -> Iterator[tuple[int, Explains]]:
+def _location(scenario: Scenario) -> Iterator[tuple[int, _Explains]]:
     """Fire where a conversion may have been completed without asking the master's node."""
     follower = _Follower(scenario)
     for index, step in enumerate(scenario.steps):
@@ -167,12 +167,12 @@ def _locks_on(scenario: Scenario, resources: set[bytes]) -> set[str]:
     return {s.lock for s in scenario.steps if s.op == "lock" and s.resource in resources}
 
 
-def _anything(step: Step, got: Outcome) -> bool:  # noqa: ARG001 - an Explains
+def _anything(step: Step, got: Outcome) -> bool:  # noqa: ARG001 - an _Explains
     """Explain everything: the two worlds have parted, and only the model of pydlm tells."""
     return True
 
 
-def _about_lvb(locks: set[str]) -> Explains:
+def _about_lvb(locks: set[str]) -> _Explains:
     """Explain what differs only in bytes and validity of LVBs, for these locks."""
 
     def explains(step: Step, got: Outcome) -> bool:
@@ -181,7 +181,7 @@ def _about_lvb(locks: set[str]) -> Explains:
     return explains
 
 
-def _was_invalid(locks: set[str]) -> Explains:
+def _was_invalid(locks: set[str]) -> _Explains:
     """Explain that only the recording says that an LVB is invalid, for these locks."""
 
     def explains(step: Step, got: Outcome) -> bool:

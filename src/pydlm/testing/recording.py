@@ -28,7 +28,7 @@ OPS = {
     "kill_node": ("node",),
 }
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class RecordingError(Exception):
@@ -148,7 +148,7 @@ class _Fields:
     def fail(self, what: str) -> RecordingError:
         return RecordingError(f"{self.where}: {what}")
 
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
+    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self.data.get(key, default)
         if value is None and key not in self.data:
             raise self.fail(f"{key!r} is missing")

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 #: Conversions for which QUECVT may be given: strictly "upward", plus PR to CW.
-QUECVT_TARGETS = {
+_QUECVT_TARGETS = {
     Mode.NL: {Mode.CR, Mode.CW, Mode.PR, Mode.PW, Mode.EX},
     Mode.CR: {Mode.CW, Mode.PR, Mode.PW, Mode.EX},
     Mode.CW: {Mode.PR, Mode.PW, Mode.EX},
@@ -32,7 +32,7 @@ QUECVT_TARGETS = {
 }
 
 #: The only flags an unlock may carry.
-UNLOCK_FLAGS = LockFlag.CANCEL | LockFlag.VALBLK | LockFlag.IVVALBLK | LockFlag.FORCEUNLOCK
+_UNLOCK_FLAGS = LockFlag.CANCEL | LockFlag.VALBLK | LockFlag.IVVALBLK | LockFlag.FORCEUNLOCK
 
 _ALL_FLAGS = sum(int(flag) for flag in LockFlag)
 
@@ -61,7 +61,7 @@ def lvb_move(old: Mode | None, new: Mode | None) -> LvbMove:
 
 def quecvt_allowed(old: Mode | None, new: Mode) -> bool:
     """Return whether a conversion from `old` to `new` may carry QUECVT."""
-    return old is not None and new in QUECVT_TARGETS[old]
+    return old is not None and new in _QUECVT_TARGETS[old]
 
 
 def check_mode(mode: int) -> Mode:
@@ -108,7 +108,7 @@ def _check_common_flags(flags: LockFlag) -> None:
 
 def check_unlock_flags(flags: LockFlag) -> None:
     """Raise BadArgument for flags that an unlock cannot have."""
-    if flags & ~UNLOCK_FLAGS:
-        raise BadArgument(f"not for unlock: {flags & ~UNLOCK_FLAGS!r}")
+    if flags & ~_UNLOCK_FLAGS:
+        raise BadArgument(f"not for unlock: {flags & ~_UNLOCK_FLAGS!r}")
     if flags & LockFlag.CANCEL and flags & LockFlag.FORCEUNLOCK:
         raise BadArgument("CANCEL excludes FORCEUNLOCK")

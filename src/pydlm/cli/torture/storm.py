@@ -1,10 +1,10 @@
 """`pydlm torture --kill`: nodes are processes, and die by SIGKILL at any moment.
 
 Each node counts up in the lock value block, or reads it, as fast as it can. What must hold is
-checked against a ledger that all nodes keep in shared memory: a node writes down what it is about to
-publish, and once `release` has returned, that it is published. So whoever finds a valid block knows the
-lowest and the highest value that it may have; less than what was published before the lock was
-granted would be a lost update, and an invalid block is the answer of a writer's death.
+checked against a ledger that all nodes keep in shared memory: a node writes down what it is about
+to publish, and once `release` has returned, that it is published. So whoever finds a valid block
+knows the lowest and the highest value that it may have. Less than what was published before the
+lock was granted would be a lost update; an invalid block is the answer of a writer's death.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Storm", "StormResult"]
 _MEAN_LIFE: Final = 0.005  # seconds between two deaths
 
 
-class Ledger(NamedTuple):
+class _Ledger(NamedTuple):
     """What the nodes know of each other; one place for each."""
 
     intended: Any  #: highest value the node was about to publish
@@ -54,7 +54,7 @@ class StormResult(NamedTuple):
     leaked: dict[str, int]  #: locks and resources left behind
 
 
-def _play(number: int, name: str, stack: str, ledger: Ledger, pipe: Pipe) -> None:
+def _play(number: int, name: str, stack: str, ledger: _Ledger, pipe: Pipe) -> None:
     """Take the lock and check, for ever. Says so on `pipe` if something is wrong."""
     ls = connect(name, stack)
     pipe.send(ls.node)
@@ -68,7 +68,7 @@ def _play(number: int, name: str, stack: str, ledger: Ledger, pipe: Pipe) -> Non
 
 
 def _round(
-    number: int, lock: Lock, size: int, ledger: Ledger, *, writes: bool
+    number: int, lock: Lock, size: int, ledger: _Ledger, *, writes: bool
 ) -> tuple[Wrong | None, bool]:
     lock.acquire(mode=Mode.EX if writes else Mode.PR)
     low = max(ledger.published)
@@ -102,7 +102,7 @@ class Storm:
         self._nodes = nodes
         self._context = multiprocessing.get_context("fork")
         # Places are not used again: a dead node's entries go on to count.
-        self._ledger = Ledger(*(RawArray("Q", nodes) for _ in range(3)))
+        self._ledger = _Ledger(*(RawArray("Q", nodes) for _ in range(3)))
 
     def run(self, kills: int, tell: Callable[[int], None]) -> StormResult:
         """Run until so many were killed or something is wrong; `tell` is told of each."""
