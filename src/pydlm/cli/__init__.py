@@ -10,6 +10,8 @@ import typer
 from pydlm.cli import terminal
 from pydlm.cli.bench import bench
 from pydlm.cli.demo import demo
+from pydlm.cli.host import app as host
+from pydlm.cli.locks import locks
 from pydlm.cli.torture import torture
 from pydlm.errors import DlmError
 
@@ -22,8 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(terminal.common_options)
-for _command in (torture, bench, demo):
+for _command in (torture, bench, demo, locks):
     app.command()(_command)
+app.add_typer(host, name="host")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

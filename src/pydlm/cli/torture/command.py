@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pydlm.cli.terminal import AsJson, on_stderr, on_stdout, write_json
+from pydlm.cli.torture.deaths import torture_with_deaths
 from pydlm.cli.torture.nodes import ThreadNode
 from pydlm.cli.torture.orchestrator import Broken, Orchestrator
 from pydlm.cli.torture.player import Wrong
@@ -47,6 +48,12 @@ def torture(
         float | None,
         typer.Option(min=0.0, help="End after so many seconds.", show_default="10"),
     ] = None,
+    kill: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Nodes are processes, and so many die by SIGKILL. For the host stack."
+        ),
+    ] = 0,
     json: AsJson = False,
 ) -> None:
     """Count up in one lock value block from many nodes, and check every value that is read.
@@ -55,6 +62,9 @@ def torture(
     all others take PR meanwhile and must find one of the two; then all take PR and must find the
     new one. Which node writes rotates. Ends with exit status 1 at the first wrong value.
     """
+    if kill:
+        torture_with_deaths(stack or "host", nodes, kill, as_json=json)
+        return
     if iterations is None and seconds is None:
         seconds = _DEFAULT_SECONDS
     wrong: Wrong | None = None
