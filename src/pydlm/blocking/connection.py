@@ -81,18 +81,10 @@ class BlockingLocks(Reader):
 
     def dispatch(self, limit: int = 0) -> Sequence[Event]:
         """Return the user's events, oldest first, at most `limit` (0: all). Never blocks."""
-        events: list[Event] = []
         with self.guard:
             self.check_live()
             self.pump()
-            while self._kept and not 0 < limit <= len(events):
-                key, event = self._kept.popitem(last=False)
-                if not isinstance(event, Mode):
-                    events.append(event)
-                elif isinstance(key, int) and isinstance(lock := self._handle(key), StackLock):
-                    events.append(Blocked(key, event, lock))
-            self._show_kept()
-        return events
+            return self._take_kept(limit)
 
     def disconnect(self) -> None:
         """Leave the lockspace; waiting calls raise Closed. Idempotent."""
@@ -101,13 +93,7 @@ class BlockingLocks(Reader):
         with self.guard:
             self._closed = True
             try:
-                for lkid, owner in list(self._owners.items()):
-                    if isinstance(owner, Wait):
-                        self.finish(owner)
-                    elif (lock := self._handle(lkid)) is not None:
-                        lock.disconnected()
-                if self._helper is not None:
-                    self.finish(self._helper)
+                self._end_waits()
             finally:
                 self.stop()
                 self.stack.disconnect()
@@ -201,14 +187,17 @@ class BlockingLocks(Reader):
         try:
             # One call in C: no signal handler can raise between having the events and keeping them.
             self._incoming.extend(chain.from_iterable(starmap(self.stack.dispatch, [()])))
-            while self._incoming:
-                event = self._incoming[0]
-                self._route(event)
-                if self._incoming and self._incoming[0] is event:  # else a signal handler was here
-                    self._incoming.popleft()
+            self._route_all()
         except BaseException:
             self.rouse()  # there may be something left for those who wait
             raise
+
+    def _route_all(self) -> None:
+        while self._incoming:
+            event = self._incoming[0]
+            self._route(event)
+            if self._incoming and self._incoming[0] is event:  # else a signal handler was here
+                self._incoming.popleft()
 
     def nobody_leads(self) -> None:
         """Unlock what was discarded in reliance on a leader. The guard is held."""
@@ -239,6 +228,26 @@ class BlockingLocks(Reader):
             self.disown(event.lkid)
             if isinstance(owner, Wait):
                 self.finish(owner)
+
+    def _take_kept(self, limit: int) -> list[Event]:
+        events: list[Event] = []
+        while self._kept and not 0 < limit <= len(events):
+            key, event = self._kept.popitem(last=False)
+            if not isinstance(event, Mode):
+                events.append(event)
+            elif isinstance(key, int) and isinstance(lock := self._handle(key), StackLock):
+                events.append(Blocked(key, event, lock))
+        self._show_kept()
+        return events
+
+    def _end_waits(self) -> None:
+        for lkid, owner in list(self._owners.items()):
+            if isinstance(owner, Wait):
+                self.finish(owner)
+            elif (lock := self._handle(lkid)) is not None:
+                lock.disconnected()
+        if self._helper is not None:
+            self.finish(self._helper)
 
     def _show_kept(self) -> None:
         if self._kept_fd is not None:

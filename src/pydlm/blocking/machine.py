@@ -83,7 +83,8 @@ class Machine:
                     # One call in C: no signal handler can raise between having and keeping it.
                     lkids.extend(starmap(stack.lock, [(self._name, mode, flags | with_block)]))
                 finally:
-                    for self._lkid in lkids:
+                    if lkids:
+                        self._lkid = lkids[0]
                         self._locks.own(self._lkid, self)
             elif mode is Mode.NL and not self._locks.keeps_null:
                 stack.unlock(self._lkid, with_block, lvb=value)

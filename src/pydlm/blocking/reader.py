@@ -7,8 +7,10 @@ thread is needed that does nothing else.
 
 Python's signal handlers run in the main thread, between any two calls, and may raise. What is
 left half done then has to be found by the next one: state is changed before anybody is told, and
-whatever must happen happens in a `finally`, twice, the second time finding nothing to do. They may
-also use a lock themselves, while the main thread is asleep here, or even while it has the guard.
+whatever must happen happens in a `finally`, twice, the second time finding nothing to do. Loops
+stand in functions of their own: the jump back is a place to be struck too, and of one inside
+`try` or `with` CPython 3.13 does not know that it is inside. Handlers may also use a lock
+themselves, while the main thread is asleep here, or even while it has the guard.
 """
 
 from __future__ import annotations
@@ -148,17 +150,20 @@ class Reader(ABC):
     def wait(self, w: Wait, deadline: float | None) -> bool:
         """Sleep until `w` is done; False: the deadline came first."""
         try:
-            while (sleep := self._place(w)) is not None:
-                left = None if deadline is None else deadline - monotonic()
-                if left is not None and left <= 0:
-                    return False
-                sleep(left)
-            return True
+            return self._sleep(w, deadline)
         finally:
             try:
                 self._leave(w)
             finally:
                 self._leave(w)
+
+    def _sleep(self, w: Wait, deadline: float | None) -> bool:
+        while (sleep := self._place(w)) is not None:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            sleep(left)
+        return True
 
     def finish(self, w: Wait) -> None:
         """End a wait. The guard is held."""
