@@ -4,6 +4,7 @@
 # The GIL guards the handle's own state; the shard mutex guards the lkb.
 
 cdef object EX_MODE = Mode.EX
+cdef object PR_MODE = Mode.PR
 
 cdef enum:
     SHUT                     # closed, or not open yet
@@ -106,7 +107,7 @@ cdef class Lock:
         `cancel` (Cancelled), `close` (Closed), a signal handler that raises, or because it would
         never end (DeadlockError). Arguments and their errors are those of threading.Lock.
         """
-        cdef int m = EX if mode is EX_MODE else held_mode(mode)
+        cdef int m = EX if mode is EX_MODE else PR if mode is PR_MODE else held_mode(mode)
         if timeout == -1 and self.state == IDLE and self.take_at_once(m):
             return True
         return self.take(m, blocking, deadline_of(blocking, timeout))
@@ -736,7 +737,8 @@ cdef inline void grant_native(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
     r.token += 1
     crash_point()
     k.token = r.token
-    k.since = coarse_centiseconds()
+    if mode > NL:
+        k.since = coarse_centiseconds()
     uncount_held(r, k.grmode)
     count_held(r, mode)
     k.highbast = 0
@@ -763,6 +765,8 @@ cdef class Held:
         self.timeout = timeout
 
     def __enter__(self):
+        if self.timeout == -1 and self.lock.state == IDLE and self.lock.take_at_once(self.mode):
+            return self.lock
         if not self.lock.take(self.mode, self.blocking, deadline_of(self.blocking, self.timeout)):
             raise_not_in_time(self.lock.name, MODES[self.mode], self.blocking, self.timeout)
         return self.lock

@@ -243,7 +243,8 @@ cdef void lay_out(header_t* h, uint32_t capacity, uint32_t lvb_len) noexcept:
     """Decide where everything lies."""
     cdef uint32_t buckets = N_SHARDS
     cdef uint64_t end
-    while buckets < capacity:
+    # Four to a lock: a name that is not there yet then seldom meets one that is.
+    while buckets < 4 * <uint64_t>capacity and buckets < <uint32_t>1 << 31:
         buckets *= 2
     h.magic = MAGIC
     h.layout = LAYOUT

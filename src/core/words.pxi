@@ -114,6 +114,9 @@ cdef object checked_wait(wait):
 cdef int held_mode(mode) except -1:
     """Return a mode somebody can hold through a handle: CR to EX."""
     cdef int m
+    for m in range(CR, EX + 1):
+        if mode is MODES[m]:
+            return m
     if not isinstance(mode, int) or isinstance(mode, bool):
         raise TypeError(f"mode is a pydlm.Mode, not {type(mode).__name__}")
     if not NL < mode <= EX:

@@ -248,7 +248,7 @@ def alone() -> Callable[..., str]:
     stop it for good, or comes when it ends.
     """
 
-    def alone(function: Callable[[], None], *options: str, timeout: float = 60.0) -> str:
+    def alone(function: Callable[[], None], *options: str, timeout: float = 30.0) -> str:
         script = textwrap.dedent(inspect.getsource(function)) + f"\n{function.__name__}()\n"
         # Where it hangs, it says where, and ends, also if the GIL is never given up.
         prelude = f"import faulthandler; faulthandler.dump_traceback_later({timeout}, exit=True)\n"
