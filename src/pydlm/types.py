@@ -46,6 +46,10 @@ class Mode(IntEnum):
     PW = 4  #: protected write, "update"
     EX = 5  #: exclusive
 
+    def __str__(self) -> str:
+        """Return its name: what people say, and the same on every Python."""
+        return self.name
+
     def compatible(self, other: Mode) -> bool:
         """Return whether two owners may hold `self` and `other` at once."""
         return bool(_COMPATIBLE[self] >> other & 1)

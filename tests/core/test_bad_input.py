@@ -24,7 +24,9 @@ def refused(excinfo: pytest.ExceptionInfo[DlmError], number: int = errno.EINVAL)
 # Names.
 
 
-@pytest.mark.parametrize("name", ["x", "x" * 64, b"\0", b"\xff" * 64, "a\0b", "é" * 32, b"r\0" * 12])
+@pytest.mark.parametrize(
+    "name", ["x", "x" * 64, b"\0", b"\xff" * 64, "a\0b", "é" * 32, b"r\0" * 12]
+)
 def test_names_that_are_taken(world: Any, name: str | bytes) -> None:
     ls = world.connect()
     raw = name.encode() if isinstance(name, str) else name
