@@ -64,6 +64,7 @@ cdef enum:                   # client_t.rescan
 cdef enum:                   # rsb_t.flags
     R_USED = 1
     R_INVALID = 2            # the lock value block is not valid
+    R_POLLED = 4             # some lock on it has a descriptor of its own
 
 cdef struct header_t:
     uint64_t magic

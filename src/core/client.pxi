@@ -17,6 +17,7 @@ cdef class Client:
     cdef readonly uint32_t this_node
     cdef PyObject** handles      # by lock: the native handle, borrowed
     cdef object backlog          # events read from the arena, not dispatched yet
+    cdef dict notices            # of native locks in the backlog: mode by lkid
     cdef object wait             # deadlock_wait
     cdef object __weakref__
 
@@ -34,6 +35,7 @@ cdef class Client:
         self.arena = arena
         self.a = &arena.a
         self.backlog = _deque()
+        self.notices = {}
         self.handles = <PyObject**>mmap(
             NULL, self.a.hdr.n_lkbs * sizeof(PyObject*), PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
@@ -106,6 +108,7 @@ cdef class Client:
             if died:
                 pump_all(self.a)
         self.backlog.clear()
+        self.notices.clear()
         return ok
 
     def disconnect(self):
@@ -465,8 +468,6 @@ cdef class Client:
         cdef port_t* port = &self.a.ports[self.slot]
         cdef uint32_t i, back = 0, next_, n, deaths
         pthread_mutex_lock(&port.mutex)
-        if port.events >= 0:
-            eventfd_clear(port.events)
         i = swap32(&c.ready, 0)
         deaths = c.deaths_read
         n = load32(&self.a.hdr.n_deaths)
@@ -477,7 +478,7 @@ cdef class Client:
             self.a.lkbs[i].ready_next = back
             back = i
             i = next_
-        while back:
+        while back and self.live == dlm_epoch:
             next_ = self.a.lkbs[back].ready_next
             self.read_events(&self.a.lkbs[back])
             back = next_
@@ -489,6 +490,8 @@ cdef class Client:
         while deaths != n:
             self.backlog.append(NodeDown(self.a.hdr.deaths[deaths % MAX_DEATHS]))
             deaths += 1
+        if self.backlog and port.events >= 0:
+            eventfd_raise(port.events)      # also where a verb had us make room
         return 0
 
     cdef int rescan_events(self) except -1:
@@ -519,6 +522,9 @@ cdef class Client:
         cdef int before
         value = PyBytes_FromStringAndSize(NULL, self.a.lvb_len)
         shard_lock(self.a, shard_of(self.a, k))
+        if self.live != dlm_epoch or k.client != self.slot or not k.bits & B_USED:
+            shard_unlock(self.a, shard_of(self.a, k))
+            return 0            # the connection was closed under our feet
         copy = k[0]
         before = copy.granted_before
         with_lvb = (
@@ -539,7 +545,9 @@ cdef class Client:
         if copy.bits & B_SYNC:
             # The handle is looked up when the event is given out: none keeps one alive.
             if copy.rsb and copy.bast_first and not modes_compatible(copy.grmode, copy.bast_first):
-                self.backlog.append((lkid, <int>copy.bast_first))
+                if lkid not in self.notices:
+                    self.backlog.append(lkid)
+                self.notices[lkid] = max(self.notices.get(lkid, 0), copy.bast_first)
             return 0
         if copy.bast_first and not modes_compatible(before, copy.bast_first):
             self.backlog.append(Blocked(lkid, MODES[copy.bast_first]))
@@ -554,26 +562,34 @@ cdef class Client:
         return 0
 
     cdef object native_notice(self, uint64_t lkid, int mode):
-        """Return the event of a native lock's notice, or None if its handle is gone."""
+        """Return the event of a native lock's notice; None if it is in nobody's way any more."""
         cdef uint32_t i = <uint32_t>lkid
         if self.handles[i] == NULL or self.a.lkbs[i].gen != lkid >> 32:
+            return None
+        if modes_compatible(self.a.lkbs[i].grmode, mode):
             return None
         return Blocked(lkid, MODES[mode], <object>self.handles[i])
 
     def dispatch(self, Py_ssize_t limit=0):
         cdef port_t* port = &self.a.ports[self.slot]
+        cdef client_t* c = &self.a.clients[self.slot]
         self.check_live()
         self.listen()
         self.drain()
         events = []
         while self.backlog and (limit <= 0 or len(events) < limit):
             event = self.backlog.popleft()
-            if type(event) is tuple:
-                event = self.native_notice(event[0], event[1])
+            if type(event) is int:
+                event = self.native_notice(event, self.notices.pop(event))
             if event is not None:
                 events.append(event)
-        if self.backlog and port.events >= 0:
-            eventfd_raise(port.events)
+        if self.live == dlm_epoch and not self.backlog:
+            pthread_mutex_lock(&port.mutex)
+            if port.events >= 0:
+                eventfd_clear(port.events)
+                if load32(&c.ready) or load32(&c.rescan) or c.deaths_read != self.a.hdr.n_deaths:
+                    eventfd_raise(port.events)
+            pthread_mutex_unlock(&port.mutex)
         return events
 
     def open(self, name):

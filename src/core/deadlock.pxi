@@ -9,7 +9,7 @@ cdef struct edge_t:
     uint32_t lkb             # who is in the way
     uint32_t gen
     uint32_t owner
-    uint16_t client
+    uint16_t process         # proc + 1 of that thread
     uint64_t token
 
 
@@ -23,7 +23,8 @@ cdef uint32_t list_blockers(arena_t* a, lkb_t* k, edge_t* out, uint32_t room) no
     cdef lkb_t* other
     if k.queue == Q_HANDLE:
         other = &a.lkbs[k.ready_next]
-        if other.bits & B_USED and other.grmode > NL and room:
+        # Whoever uses the handle: has the lock through it, or waits for it in the lock manager.
+        if other.bits & B_USED and room and (other.grmode > NL or other.queue == Q_CONVERT):
             put_edge(a, out, other)
             n = 1
         return n
@@ -51,7 +52,7 @@ cdef inline void put_edge(arena_t* a, edge_t* e, lkb_t* k) noexcept nogil:
     e.lkb = lkb_index(a, k)
     e.gen = k.gen
     e.owner = k.owner
-    e.client = k.client
+    e.process = 0 if k.client == NOBODY else <uint16_t>a.clients[k.client].claim
     e.token = k.token
 
 
@@ -63,7 +64,7 @@ cdef inline bint waits(lkb_t* k) noexcept nogil:
 
 
 cdef set blockers(arena_t* a, uint32_t i):
-    """Return the (lkb, gen, client, owner, token) that lock `i` waits for."""
+    """Return the (lkb, gen, process, owner, token) that lock `i` waits for."""
     cdef lkb_t* k = &a.lkbs[i]
     cdef uint32_t n = 0, room = 64, e
     cdef edge_t* edges
@@ -81,7 +82,7 @@ cdef set blockers(arena_t* a, uint32_t i):
         free(edges)
         room = n + 64
     found = {
-        (edges[e].lkb, edges[e].gen, edges[e].client, edges[e].owner, edges[e].token)
+        (edges[e].lkb, edges[e].gen, edges[e].process, edges[e].owner, edges[e].token)
         for e in range(n)
     }
     free(edges)
@@ -91,11 +92,13 @@ cdef set blockers(arena_t* a, uint32_t i):
 cdef list find_cycle(arena_t* a, uint32_t start):
     """Return the waiting locks of a cycle through `start`, that one first; empty: none."""
     cdef uint32_t i
+    if a.lkbs[start].owner == 0:
+        return []               # nobody in particular: nobody can be said to wait for it
     waiting = {}
     for i in range(1, load32(&a.hdr.next_lkb)):
         if waits(&a.lkbs[i]):
-            waiting[a.lkbs[i].client, a.lkbs[i].owner] = i
-    me = (a.lkbs[start].client, a.lkbs[start].owner)
+            waiting[a.clients[a.lkbs[i].client].claim, a.lkbs[i].owner] = i
+    me = (a.clients[a.lkbs[start].client].claim, a.lkbs[start].owner)
     seen = {start}
     path = [(start, None, iter(blockers(a, start)))]
     while path:

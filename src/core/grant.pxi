@@ -34,7 +34,8 @@ cdef bint deadlocks(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
     """
     cdef lkb_t* other
     cdef uint32_t i = r.converting
-    cdef bint ahead = False
+    # A native lock that is converted in place queues at the head, so all the others are behind it.
+    cdef bint ahead = k.bits & B_SYNC and k.exflags & LKF_HEADQUE and k.queue == Q_GRANTED
     if k.grmode <= NL:
         return False
     while i:

@@ -344,6 +344,7 @@ cdef class Lock:
             port.fds[self.index()] = (fd + 1) << 1
             shard_lock(client.a, shard_of(client.a, self.k))
             self.k.bits |= B_HAS_FD
+            client.a.rsbs[self.k.rsb].flags |= R_POLLED
             shard_unlock(client.a, shard_of(client.a, self.k))
             sync_fd(client.a, port, self.index())
         pthread_mutex_unlock(&port.mutex)
@@ -419,8 +420,8 @@ cdef class Lock:
 
     cdef inline bint block_is_valid(self) noexcept nogil:
         cdef rsb_t* r = &self.client.a.rsbs[self.k.rsb]
-        # Never written: zeros, and nobody can have been changing anything (rule 21).
-        return self.k.bits & B_DIRTY or not r.flags & R_INVALID or r.lvb == 0
+        # Rule 21 is for the raw verbs: somebody may have been about to write it first.
+        return self.k.bits & B_DIRTY or not r.flags & R_INVALID
 
     # How it works inside.
 
@@ -491,8 +492,10 @@ cdef class Lock:
         cdef int status, before = k.grmode
         enter(&o, a, shard_of(a, k))
         r = &a.rsbs[k.rsb]
-        if may_quecvt(k.grmode, mode):
+        if k.grmode == NL:
             flags |= LKF_QUECVT     # or else readers would pass a waiting writer for ever
+        else:
+            flags |= LKF_HEADQUE    # holders go before those who have nothing yet
         if k.bits & B_DIRTY and dlm_lvb_action[k.grmode + 1][mode] == 0:
             publish_dirty(a, o.s, r, k)
         k.owner = 0 if self.passed_on else dlm_tid
@@ -612,7 +615,9 @@ cdef class Lock:
         """Free the slot that whoever closed the lock had to leave to the thread waiting in it."""
         cdef op_t o
         enter(&o, self.client.a, shard_of(self.client.a, self.k))
-        if load32(&self.k.futex) == LEFT_TO_WAITER:
+        if load32(&self.k.futex) != LEFT_TO_WAITER:
+            store32(&self.k.futex, 0)       # so that who closes it need not leave it to us
+        else:
             store32(&self.k.futex, 0)
             if not self.k.bits & (B_READY | B_FD_SYNC):
                 give_lkb(o.a, o.s, self.k)

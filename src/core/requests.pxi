@@ -157,6 +157,7 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
 cdef int do_unlock(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     """Remove a lock, whatever queue it is on."""
     cdef uint32_t i = k.rsb
+    cdef uint8_t wanted = r.wanted_mask
     lvb_at_unlock(o.a, o.s, r, k)
     take_off_queue(o.a, r, k)
     uncount_held(r, k.grmode)
@@ -166,6 +167,7 @@ cdef int do_unlock(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
+        lose_interest(o, r, wanted)
     return 0
 
 
@@ -173,6 +175,7 @@ cdef int do_cancel(op_t* o, rsb_t* r, lkb_t* k, int status) noexcept nogil:
     """Take back a request: a conversion keeps its granted mode, a new lock is gone."""
     cdef int queue = k.queue
     cdef uint32_t i = k.rsb
+    cdef uint8_t wanted = r.wanted_mask
     if queue == Q_GRANTED:
         return 0                # nothing to take back (rule 30)
     take_off_queue(o.a, r, k)
@@ -188,6 +191,7 @@ cdef int do_cancel(op_t* o, rsb_t* r, lkb_t* k, int status) noexcept nogil:
         release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
+        lose_interest(o, r, wanted)
     return 0
 
 

@@ -142,6 +142,6 @@ cdef class View:
                     <uint64_t>out[each].pid << 32 | k.owner, k.since / 100.0,
                 )
                 locks.append((status, out[each].pid, out[each].started))
-            found.append((name, bool(not r.flags & R_INVALID or r.lvb == 0), locks))
+            found.append((name, bool(not r.flags & R_INVALID), locks))
         free(out)
         return found

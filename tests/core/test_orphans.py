@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -96,13 +99,14 @@ def test_a_purge_leaves_the_living_alone(world: Any) -> None:
     other.stack.purge(0)
     other.stack.purge(ls.node)
     assert ls.stack.lock_status(lkid).granted == Mode.EX
+    ls.stack.unlock(lkid)
 
 
 def test_a_waiting_persistent_lock_does_not_outlive_it(world: Any) -> None:
     holder, going = world.connect(), world.connect()
     holder.stack.lock("x", Mode.EX)
     going.stack.lock("x", Mode.EX, F.PERSISTENT)
-    lkid = going.stack.lock("x", Mode.NL, F.PERSISTENT)
+    lkid = going.stack.lock("x", Mode.NL, F.PERSISTENT | F.EXPEDITE)
     going.stack.convert(lkid, Mode.PR, F.PERSISTENT)
     going.close()
     assert [(s.lkid, s.granted, s.requested) for s in orphans(holder)] == [(lkid, Mode.NL, None)]
@@ -194,10 +198,6 @@ def test_what_a_dump_says(world: Any) -> None:
     assert (mine.granted, mine.requested, mine.token) == (Mode.PR, None, lk.token)
     assert (theirs.client, theirs.queue) == (two.node, Queue.CONVERT)
     assert (theirs.granted, theirs.requested) == (Mode.NL, Mode.EX)
-    import os
-    import threading
-    import time
-
     assert mine.owner == os.getpid() << 32 | threading.get_native_id()
     assert theirs.owner == os.getpid() << 32 | (waiting.thread.native_id or 0)
     for status in (mine, theirs):
