@@ -239,3 +239,44 @@ cdef void grant_pending(op_t* o, rsb_t* r) noexcept nogil:
         o.unfinished = True
     elif high > NL:
         notify_holders(o, r, high, cw)
+
+
+cdef int wanted_by_others(rsb_t* r, lkb_t* k) noexcept nogil:
+    """Return the strictest mode that somebody waits for and `k` keeps from being granted, or NL."""
+    cdef int mode
+    cdef uint8_t wanted = r.wanted_mask
+    if k.queue == Q_CONVERT and k.rqmode > NL and r.wanted[k.rqmode - 1] == 1:
+        wanted &= ~(1 << k.rqmode)
+    if k.trybast:
+        wanted |= 1 << k.trybast
+    for mode in range(EX, NL, -1):
+        if wanted >> mode & 1 and not modes_compatible(k.grmode, mode):
+            return mode
+    return NL
+
+
+cdef void follow_interest(op_t* o, rsb_t* r, uint8_t before) noexcept nogil:
+    """Keep what holders are shown in step with what is wanted; `before`: r.wanted_mask as it was.
+
+    Raw locks are told as the kernel tells them, once for each rise. A native lock is told again
+    if a mode is wanted anew after those who wanted it had given up.
+    """
+    cdef uint32_t heads[2]
+    cdef uint32_t i
+    cdef int q
+    cdef lkb_t* k
+    cdef bint lost = before & ~r.wanted_mask != 0
+    if not lost and (before == r.wanted_mask or not r.flags & R_POLLED):
+        return
+    heads[0] = r.granted
+    heads[1] = r.converting
+    for q in range(2):
+        i = heads[q]
+        while i:
+            k = &o.a.lkbs[i]
+            i = k.next
+            if lost and k.highbast and k.bits & B_SYNC:
+                k.highbast = <uint8_t>wanted_by_others(r, k)
+            push_fd_sync(o, k)
+    if lost:
+        r.basted = 0

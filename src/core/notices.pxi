@@ -91,22 +91,6 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
         ring(o, k.client)
 
 
-cdef void lose_interest(op_t* o, rsb_t* r, uint8_t before) noexcept nogil:
-    """Bring the holders' descriptors up to date if a mode is no longer wanted by anybody."""
-    cdef uint32_t heads[2]
-    cdef uint32_t i
-    cdef int q
-    if not before & ~r.wanted_mask or r.flags & (R_USED | R_POLLED) != R_USED | R_POLLED:
-        return
-    heads[0] = r.granted
-    heads[1] = r.converting
-    for q in range(2):
-        i = heads[q]
-        while i:
-            push_fd_sync(o, &o.a.lkbs[i])
-            i = o.a.lkbs[i].next
-
-
 cdef inline void record(lkb_t* k, int status, int mode) noexcept nogil:
     """Write down how a request ends, before the state says that it has."""
     k.status = status

@@ -4,20 +4,6 @@
 # and under the port's mutex the state of that moment is shown. So the last one to come is right.
 
 
-cdef int wanted_by_others(rsb_t* r, lkb_t* k) noexcept nogil:
-    """Return the strictest mode that somebody waits for and `k` keeps from being granted, or NL."""
-    cdef int mode
-    cdef uint8_t wanted = r.wanted_mask
-    if k.queue == Q_CONVERT and k.rqmode > NL and r.wanted[k.rqmode - 1] == 1:
-        wanted &= ~(1 << k.rqmode)
-    if k.trybast:
-        wanted |= 1 << k.trybast
-    for mode in range(EX, NL, -1):
-        if wanted >> mode & 1 and not modes_compatible(k.grmode, mode):
-            return mode
-    return NL
-
-
 cdef void show_level(port_t* p, uint32_t i, bint level) noexcept nogil:
     cdef int32_t entry = p.fds[i]
     if entry == 0 or (entry & 1) == level:

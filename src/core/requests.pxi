@@ -77,6 +77,7 @@ cdef int do_lock(
     cdef rsb_t* r = find_rsb(a, name, len, hash)
     cdef lkb_t* k
     cdef bint deadlock
+    cdef uint8_t wanted = 0 if r == NULL else r.wanted_mask
     if r == NULL:
         r = make_rsb(a, o.s, name, len, hash, &o.lacking)
         if r == NULL:
@@ -104,6 +105,7 @@ cdef int do_lock(
     elif not flags & LKF_NOQUEUE:
         put_queued(a, r, k, Q_WAITING)
         notify_of_waiter(o, r, k)
+        follow_interest(o, r, wanted)
     else:
         complete(o, k, ST_EAGAIN)
         if flags & LKF_NOQUEUEBAST:
@@ -118,6 +120,7 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
     cdef arena_t* a = o.a
     cdef bint deadlock, cw
     cdef int high
+    cdef uint8_t wanted = r.wanted_mask
     if k.queue != Q_GRANTED:
         return EBUSY
     if flags & LKF_QUECVT and not may_quecvt(k.grmode, mode):
@@ -146,6 +149,7 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
         take_off_queue(a, r, k)
         put_queued(a, r, k, Q_CONVERT)
         notify_of_waiter(o, r, k)
+        follow_interest(o, r, wanted)
         return 0
     complete(o, k, ST_EAGAIN)   # rqmode stays: see put_granted
     if flags & LKF_NOQUEUEBAST:
@@ -167,7 +171,7 @@ cdef int do_unlock(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
-        lose_interest(o, r, wanted)
+        follow_interest(o, r, wanted)
     return 0
 
 
@@ -191,7 +195,7 @@ cdef int do_cancel(op_t* o, rsb_t* r, lkb_t* k, int status) noexcept nogil:
         release_lkb(o, r, k)
     if o.a.rsbs[i].flags & R_USED:
         grant_pending(o, r)
-        lose_interest(o, r, wanted)
+        follow_interest(o, r, wanted)
     return 0
 
 

@@ -384,6 +384,47 @@ def test_a_timeout_that_is_shorter_comes_first(world: Any) -> None:
     assert time.monotonic() - before >= 1.1
 
 
+def test_a_search_on_behalf_of_who_is_gone(alone: Any) -> None:
+    alone(_abandoned_before_the_search)
+
+
+def _abandoned_before_the_search() -> None:
+    import sys
+    import threading
+    import time
+
+    import pydlm
+
+    sys.setswitchinterval(1000)
+    other = pydlm.connect("x", capacity=3000)
+    holder = other.lock("r")
+    holder.acquire()
+    for close in ("abandon", "disconnect"):
+        for line in (False, True):
+            ls = pydlm.connect("x", deadlock_wait=0.02)
+            lk, ended = ls.lock("r"), []
+
+            def wait(lk=lk, ended=ended):
+                try:
+                    lk.acquire()
+                except pydlm.Closed:
+                    ended.append("closed")
+
+            more = [ls.lock(f"r{i}") for i in range(2000)]  # so that it takes its time to leave
+            threads = [threading.Thread(target=wait) for _ in range(2 if line else 1)]
+            for thread in threads:
+                thread.start()
+            end = time.monotonic() + 0.05
+            while time.monotonic() < end:  # they want to search now, as soon as they may
+                pass
+            getattr(ls.stack, close)()
+            for thread in threads:
+                thread.join()
+            assert ended == ["closed"] * len(threads)
+            assert other.stack.arena.usage()["locks"] == 1, (close, line, len(more))
+    other.stack.arena.check()
+
+
 # No false alarms.
 
 

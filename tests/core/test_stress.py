@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +21,15 @@ from pydlm import (
     Mode,
     NotHeld,
 )
+
+@pytest.fixture(autouse=True)
+def hurried() -> Iterator[None]:
+    """Other threads come in between any two steps, not only where one waits."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
 
 MODES = [Mode.CR, Mode.CW, Mode.PR, Mode.PW, Mode.EX]
 
