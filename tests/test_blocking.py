@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from _thread import _count as thread_count
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -693,7 +694,9 @@ def test_collected(a: Lockspace, b: Lockspace) -> None:
 def test_fork(a: Lockspace, b: Lockspace) -> None:
     lk, idle, other = a.lock("r"), a.lock("s"), b.lock("r")
     lk.acquire()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks with threads: Python 3.12
+        pid = os.fork()
     if pid == 0:
         code = 1
         try:

@@ -12,6 +12,7 @@ import select
 import signal
 import threading
 import time
+import warnings
 import weakref
 from _thread import _count as thread_count
 from collections import deque
@@ -633,6 +634,43 @@ def test_collected_by_a_thread_that_holds_the_guard(
     until(lambda: len(other.dump("r")) == 1 and not other.dump("s"))
     locks.dispatch()
     assert len(locks._owners) == 0
+
+
+def test_fork_while_another_thread_has_the_guard(connect: Callable[..., BlockingLocks]) -> None:
+    """In the child nobody will ever let go of it."""
+    locks = connect()
+    lk = locks.open("r")
+    lk.acquire()
+    forked, has_it = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks.guard:
+            has_it.set()
+            forked.wait(SOON)
+
+    thread = Thread(hold)
+    has_it.wait(SOON)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks with threads: Python 3.12
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(SOON))
+        code = 1
+        try:
+            uses = [lk.acquire, lk.release, lk.cancel, lk.fileno, locks.dispatch, locks.fileno]
+            uses += [lambda: locks.open("s"), lambda: lk.lvb, lambda: lk.blocked]
+            for use in uses:
+                with pytest.raises(pydlm.Forked):
+                    use()
+            lk.close()
+            locks.disconnect()
+            code = 0
+        finally:
+            os._exit(code)
+    forked.set()
+    thread.result()
+    assert os.waitpid(pid, 0)[1] == 0
+    lk.release()
 
 
 def test_events_for_the_user(connect: Callable[..., BlockingLocks], other: Any) -> None:

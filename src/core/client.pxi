@@ -138,6 +138,14 @@ cdef class Client:
     def connected(self):
         return self.live == dlm_epoch
 
+    cdef int enter_alive(self, op_t* o, shard_t* s) except -1:
+        """Lock a shard. Others may have run meanwhile: raises, unlocked, if they closed us."""
+        enter(o, self.a, s)
+        if self.live != dlm_epoch:
+            shard_unlock(self.a, s)
+            self.check_live()
+        return 0
+
     # The verbs.
 
     cdef lkb_t* find(self, uint64_t lkid) noexcept nogil:
@@ -163,7 +171,7 @@ cdef class Client:
         if i == 0 or i >= load32(&self.a.hdr.next_lkb):
             return NULL
         enter(o, self.a, &self.a.shards[self.a.lkbs[i].shard])
-        k = self.find(lkid)
+        k = self.find(lkid) if self.live == dlm_epoch else NULL
         if k != NULL and drained and (k.has_cast or k.bast_then):
             o.lacking = -1
             k = NULL
@@ -195,7 +203,7 @@ cdef class Client:
         n = <uint32_t>PyBytes_GET_SIZE(raw)
         hash_ = dlm_hash(text, n, self.a.hdr.seed)
         while True:
-            enter(&o, self.a, &self.a.shards[hash_ & self.a.shard_mask])
+            self.enter_alive(&o, &self.a.shards[hash_ & self.a.shard_mask])
             if bits & LKF_ORPHAN:
                 r = find_rsb(self.a, text, n, hash_)
                 error = adopt_orphan(&o, r, self.slot, m, bits, &k) if r != NULL else ENOENT

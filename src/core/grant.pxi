@@ -266,7 +266,7 @@ cdef void follow_interest(op_t* o, rsb_t* r, uint8_t before) noexcept nogil:
     cdef int q
     cdef lkb_t* k
     cdef bint lost = before & ~r.wanted_mask != 0
-    if not lost and (before == r.wanted_mask or not r.flags & R_POLLED):
+    if not lost and not r.flags & R_POLLED:
         return
     heads[0] = r.granted
     heads[1] = r.converting

@@ -73,7 +73,7 @@ cdef class Lock:
             raise BadArgument("a resource name has at least 1 byte")
         hash_ = dlm_hash(text, n, a.hdr.seed)
         while True:
-            enter(&o, a, &a.shards[hash_ & a.shard_mask])
+            client.enter_alive(&o, &a.shards[hash_ & a.shard_mask])
             # NL is compatible with all, and EXPEDITE passes whoever waits: granted at once.
             error = do_lock(&o, client.slot, text, n, hash_, NL, LKF_EXPEDITE, B_SYNC, 0, &self.k)
             shard_unlock(a, o.s)
@@ -178,6 +178,7 @@ cdef class Lock:
             raise NotHeld("release unlocked lock")
         if k.owner != dlm_tid:
             self.passed_on = True
+        self.state = BUSY       # we may have to wait for the shard, and others come in
         self.back_to_null()
         self.call_next()
         return 0
@@ -188,6 +189,9 @@ cdef class Lock:
         cdef lkb_t* k = self.k
         cdef rsb_t* r
         enter(&o, a, shard_of(a, k))
+        if not self.is_open():
+            shard_unlock(a, o.s)
+            return
         r = &a.rsbs[k.rsb]
         if k.bits & B_DIRTY:
             publish_dirty(a, o.s, r, k)
@@ -233,7 +237,7 @@ cdef class Lock:
         cdef bint found = self.first != NULL
         self.check_open()
         self.dismiss()
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        self.enter_open(&o)
         if self.k.queue == Q_CONVERT:
             found = True
             do_cancel(&o, &o.a.rsbs[self.k.rsb], self.k, ST_ECANCEL)
@@ -296,7 +300,7 @@ cdef class Lock:
         cdef op_t o
         cdef int mode
         self.check_open()
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        self.enter_open(&o)
         mode = wanted_by_others(&o.a.rsbs[self.k.rsb], self.k)
         shard_unlock(o.a, o.s)
         return MODES[mode] if mode else None
@@ -370,7 +374,7 @@ cdef class Lock:
         cdef bint valid
         self.check_held(CR)
         value = PyBytes_FromStringAndSize(NULL, a.lvb_len)
-        enter(&o, a, shard_of(a, self.k))
+        self.enter_open(&o)
         slot = self.k.lvb if self.k.bits & B_DIRTY else a.rsbs[self.k.rsb].lvb
         valid = self.block_is_valid()
         if slot:
@@ -393,7 +397,10 @@ cdef class Lock:
         cdef lkb_t* k = self.k
         self.check_held(PW)
         while True:
-            enter(&o, a, shard_of(a, k))
+            self.enter_open(&o)
+            if k.grmode < PW:
+                shard_unlock(a, o.s)
+                self.check_held(PW)
             if k.lvb == 0:
                 k.lvb = take_lvb(a, o.s)
                 o.s.moving = 0
@@ -413,7 +420,7 @@ cdef class Lock:
         cdef op_t o
         cdef bint valid
         self.check_held(CR)
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        self.enter_open(&o)
         valid = self.block_is_valid()
         shard_unlock(o.a, o.s)
         return valid
@@ -427,6 +434,17 @@ cdef class Lock:
 
     cdef inline uint32_t index(self) noexcept nogil:
         return lkb_index(self.client.a, self.k)
+
+    cdef inline bint is_open(self) noexcept nogil:
+        return self.state != SHUT and self.client.live == dlm_epoch
+
+    cdef int enter_open(self, op_t* o) except -1:
+        """Lock our shard. Others may have run meanwhile: raises, unlocked, if they closed us."""
+        enter(o, self.client.a, shard_of(self.client.a, self.k))
+        if not self.is_open():
+            shard_unlock(o.a, o.s)
+            self.check_open()
+        return 0
 
     cdef int check_open(self) except -1:
         if self.state == SHUT:
@@ -490,7 +508,7 @@ cdef class Lock:
         cdef uint32_t flags = 0 if blocking else LKF_NOQUEUE
         cdef bint queued
         cdef int status, before = k.grmode
-        enter(&o, a, shard_of(a, k))
+        self.enter_open(&o)
         r = &a.rsbs[k.rsb]
         if k.grmode == NL:
             flags |= LKF_QUECVT     # or else readers would pass a waiting writer for ever
@@ -539,6 +557,9 @@ cdef class Lock:
             self.back_to_null()
             return
         enter(&o, self.client.a, shard_of(self.client.a, self.k))
+        if not self.is_open():
+            shard_unlock(o.a, o.s)
+            return
         do_convert(&o, &o.a.rsbs[rsb], self.k, mode, LKF_NOQUEUE)
         if self.k.bits & B_HAS_FD:
             push_fd_sync(&o, self.k)
@@ -550,7 +571,7 @@ cdef class Lock:
         cdef op_t o
         cdef arena_t* a = self.client.a
         cdef uint32_t i, other = 0
-        enter(&o, a, shard_of(a, self.k))
+        self.enter_open(&o)
         i = a.rsbs[self.k.rsb].converting
         while i and other == 0:
             if not modes_compatible(self.k.grmode, a.lkbs[i].rqmode):

@@ -105,7 +105,8 @@ cdef int do_lock(
     elif not flags & LKF_NOQUEUE:
         put_queued(a, r, k, Q_WAITING)
         notify_of_waiter(o, r, k)
-        follow_interest(o, r, wanted)
+        if mode == NL or r.wanted[mode - 1] <= 2:     # one may be a holder's own
+            follow_interest(o, r, wanted)
     else:
         complete(o, k, ST_EAGAIN)
         if flags & LKF_NOQUEUEBAST:
@@ -149,7 +150,8 @@ cdef int do_convert(op_t* o, rsb_t* r, lkb_t* k, int mode, uint32_t flags) noexc
         take_off_queue(a, r, k)
         put_queued(a, r, k, Q_CONVERT)
         notify_of_waiter(o, r, k)
-        follow_interest(o, r, wanted)
+        if mode == NL or r.wanted[mode - 1] <= 2:     # one may be a holder's own
+            follow_interest(o, r, wanted)
         return 0
     complete(o, k, ST_EAGAIN)   # rqmode stays: see put_granted
     if flags & LKF_NOQUEUEBAST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 from _thread import start_new_thread
 from collections import OrderedDict, deque
@@ -16,20 +15,10 @@ from pydlm.blocking.lock import StackLock
 from pydlm.blocking.machine import Machine
 from pydlm.blocking.reader import EventFd, Reader, Wait
 from pydlm.contract import Stack
-from pydlm.errors import Closed, DlmError, Forked, Unsupported
+from pydlm.errors import Closed, DlmError, Unsupported
 from pydlm.types import Blocked, Completion, Event, LockFlag, Mode, NodeDown
 
 __all__ = ["BlockingLocks"]
-
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
 
 
 class BlockingLocks(Reader):
@@ -45,7 +34,6 @@ class BlockingLocks(Reader):
         #: A handle holds NL between acquires. Else it has a lock only while it holds or waits.
         self.keeps_null = {"convert", "modes6"} <= stack.capabilities
         self._closed = False
-        self._forks = _forks
         # By lkid: the handle, or whoever waits for its unlock to end.
         self._owners: dict[int, ref[Machine] | Wait] = {}
         self._incoming: deque[Event] = deque()
@@ -106,7 +94,7 @@ class BlockingLocks(Reader):
     def __del__(self) -> None:
         # Only the helper can be asleep now.
         with contextlib.suppress(AttributeError):
-            if self._forks == _forks:
+            if not self.forked:
                 self.stop()
 
     # What its locks call.
@@ -114,7 +102,7 @@ class BlockingLocks(Reader):
     @property
     def alive(self) -> bool:
         """Whether it is open, and in the process that opened it."""
-        return not self._closed and self._forks == _forks
+        return not self._closed and not self.forked
 
     @property
     def closed(self) -> bool:
@@ -125,11 +113,7 @@ class BlockingLocks(Reader):
         """Raise Closed or Forked if nothing can be asked of it any more."""
         if self._closed:
             raise Closed("the connection to the lockspace is closed")
-        if self._forks != _forks:
-            raise Forked(
-                "the connection to the lockspace belongs to the parent process; "
-                "connect again in the child"
-            )
+        self.check_fork()
 
     def require(self, ability: str, what: str) -> None:
         """Raise Unsupported unless the stack has `ability`."""

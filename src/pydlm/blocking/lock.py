@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 from pydlm.blocking.arguments import block_value, deadline_of, held_mode
 from pydlm.blocking.deadlock import conversion_deadlock
+from pydlm.blocking.held import Held
 from pydlm.blocking.machine import Machine, Phase
 from pydlm.blocking.reader import EventFd, Wait
 from pydlm.errors import (
     Busy,
     Cancelled,
     DlmError,
-    LockTimeout,
     LVBInvalid,
     NotHeld,
-    WouldBlock,
 )
 from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from pydlm.blocking.connection import BlockingLocks
 
-__all__ = ["Held", "StackLock"]
+__all__ = ["StackLock"]
 
 
 class StackLock(Machine):
@@ -341,28 +340,3 @@ class StackLock(Machine):
             f"{self._name!r} cannot be had in {mode.name}: {os.strerror(w.status or 0)}",
             errno=w.status,
         )
-
-
-class Held:
-    """The context manager of `StackLock.held`."""
-
-    def __init__(self, lock: StackLock, mode: Mode, blocking: bool, timeout: float) -> None:
-        self._lock = lock
-        self._how = mode, blocking, timeout
-
-    def __enter__(self) -> StackLock:
-        mode, blocking, timeout = self._how
-        if not self._lock.acquire(blocking, timeout, mode=mode):
-            what = f"{self._lock.name!r} could not be had in {mode.name}"
-            if blocking:
-                raise LockTimeout(f"{what} within {timeout} seconds")
-            raise WouldBlock(f"{what} at once")
-        return self._lock
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._lock.release()

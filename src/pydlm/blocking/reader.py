@@ -26,10 +26,22 @@ from collections.abc import Callable
 from math import ceil
 from time import monotonic
 
+from pydlm.errors import Forked
+
 __all__ = ["EventFd", "Reader", "Wait"]
 
 #: A day. poll() takes no more than an int of milliseconds; who wakes early sleeps again.
 _LONG = 86400.0
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 _Sleep = Callable[["float | None"], None]
 
@@ -136,12 +148,32 @@ class Reader(ABC):
     """
 
     def __init__(self, fd: int) -> None:
-        self.guard = threading.RLock()
+        self._guard = threading.RLock()
+        self._forks = _forks
         self._poller: _Poller | None = _Poller(fd)  # None: no more waits
         self._leader: Wait | None = None
         self._followers: dict[Wait, None] = {}
         self._helper: Wait | None = None
         self._helper_runs = threading.Lock()  # held by it, to be waited for
+
+    @property
+    def guard(self) -> threading.RLock:
+        """The guard. Raises Forked: in a child, nobody may be left who would let go of it."""
+        self.check_fork()
+        return self._guard
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that it was made in."""
+        return self._forks != _forks
+
+    def check_fork(self) -> None:
+        """Raise Forked in a child."""
+        if self._forks != _forks:
+            raise Forked(
+                "the connection to the lockspace belongs to the parent process; "
+                "connect again in the child"
+            )
 
     @abstractmethod
     def pump(self) -> None:
@@ -217,7 +249,7 @@ class Reader(ABC):
                 self.rouse()
 
     def _has_guard(self) -> bool:
-        return self.guard._is_owned()  # type: ignore[attr-defined,no-any-return]
+        return self._guard._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     @abstractmethod
     def nobody_leads(self) -> None:
