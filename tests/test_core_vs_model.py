@@ -208,8 +208,8 @@ class Duel:
             if not self.alive[handle.client]:
                 continue
             stack, model = self.stacks[handle.client], self.models[handle.client]
-            got = outcome(lambda: stack.lock_status(handle.ours))  # noqa: B023 - called at once
-            expected = outcome(lambda: model.lock_status(handle.theirs))  # noqa: B023
+            got = outcome(lambda: stack.lock_status(handle.ours))
+            expected = outcome(lambda: model.lock_status(handle.theirs))
             assert got[0] == expected[0]
             if got[0]:
                 continue

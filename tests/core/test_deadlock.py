@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -108,7 +109,7 @@ def test_a_longer_circle(world: Any, n: int) -> None:
     assert len(error.cycle) == n
     assert sorted(m.resource for m in error.cycle) == sorted(f"r{i}".encode() for i in range(n))
     order = [int(m.resource[1:]) for m in error.cycle]
-    assert all((a + 1) % n == b for a, b in zip(order, order[1:], strict=False))
+    assert all((a + 1) % n == b for a, b in itertools.pairwise(order))
     no_traces(world)
 
 

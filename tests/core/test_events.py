@@ -270,7 +270,7 @@ def test_the_order_of_one_connections_events(world: Any) -> None:
 
 
 def test_two_threads_that_dispatch(world: Any) -> None:
-    ls, other = world.connect(), world.connect()
+    ls, _other = world.connect(), world.connect()
     ls.fileno()
     n = 3000
     stop: list[None] = []

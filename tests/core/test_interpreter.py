@@ -6,6 +6,7 @@ a call finds its shard taken, gives the GIL up, and others come in between.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -52,10 +53,8 @@ def _everything_at_once() -> None:
     def repeat(name, call):
         counts[name] = 0
         while time.monotonic() < end:
-            try:
+            with contextlib.suppress(pydlm.DlmError):
                 call()
-            except pydlm.DlmError:
-                pass
             counts[name] += 1
 
     holder, waiter, opened = ls.lock("busy"), other.lock("busy"), ls.lock("busy")

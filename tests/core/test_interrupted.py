@@ -27,7 +27,7 @@ def raises_stop(interrupts: Any) -> Iterator[None]:
 
     interrupts(signal.SIGUSR1, stop)
     interrupts(signal.SIGINT, signal.default_int_handler)
-    yield
+    return
 
 
 def kick(number: int = signal.SIGUSR1) -> None:

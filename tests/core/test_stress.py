@@ -22,6 +22,7 @@ from pydlm import (
     NotHeld,
 )
 
+
 @pytest.fixture(autouse=True)
 def hurried() -> Iterator[None]:
     """Other threads come in between any two steps, not only where one waits."""

@@ -1,4 +1,4 @@
-"""A wait ends when its time is up, not before, and either with the lock or without a trace of it."""
+"""A wait ends when its time is up, not before: with the lock or without a trace of it."""
 
 from __future__ import annotations
 

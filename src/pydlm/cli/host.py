@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pydlm.cli.terminal import AsJson, on_stdout, write_json
 from pydlm.errors import DlmError
-from pydlm.stacks._host_admin import list_lockspaces, open_view, remove_lockspace
+from pydlm.stacks.host.admin import list_lockspaces, open_view, remove_lockspace
 
 __all__ = ["Directory", "app"]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pydlm.cli.host import Directory
 from pydlm.cli.terminal import AsJson, on_stdout, write_json
-from pydlm.stacks._host_admin import open_view
+from pydlm.stacks.host.admin import open_view
 from pydlm.types import LockStatus, Mode, Queue
 
 __all__ = ["locks"]

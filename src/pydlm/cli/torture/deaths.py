@@ -13,7 +13,7 @@ from rich.table import Table
 from pydlm.cli.terminal import on_stderr, on_stdout, write_json
 from pydlm.cli.torture.storm import Storm, StormResult
 from pydlm.errors import Unsupported
-from pydlm.stacks._host_admin import remove_lockspace
+from pydlm.stacks.host.admin import remove_lockspace
 
 __all__ = ["torture_with_deaths"]
 
