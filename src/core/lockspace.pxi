@@ -194,7 +194,7 @@ cdef int read_layout(int fd, bytes boot, header_t* h) except -1:
     """Read the header of a shared arena; raise ArenaDamaged unless it is what we would write."""
     cdef header_t expected
     cdef bytes raw = _os.pread(fd, sizeof(header_t), 0)
-    if len(raw) < sizeof(header_t):
+    if len(raw) < <Py_ssize_t>sizeof(header_t):
         raise ArenaDamaged(f"{len(raw)} bytes are too few for a lockspace")
     memcpy(h, PyBytes_AS_STRING(raw), sizeof(header_t))
     if h.magic != MAGIC:

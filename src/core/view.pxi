@@ -43,7 +43,7 @@ cdef bint copy_resource(
     """Copy a resource and its locks as they were at one moment; False: it would not hold still."""
     cdef shard_t* s
     cdef uint32_t changes, tries
-    for tries in range(VIEW_TRIES):
+    for tries in range(<uint32_t>VIEW_TRIES):
         s = &a.shards[a.rsbs[i].shard & a.shard_mask]
         changes = load32(&s.changes)
         if load32(&s.mutex) & FUTEX_TID == 0:

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -110,6 +110,17 @@ class World:
         self.tasks.append(task)
         task.thread.start()
         return task
+
+    def finish(self, tasks: Iterable[Task]) -> list[Any]:
+        """Return what the calls returned; if one fails, raise that, though others may wait."""
+        left = list(tasks)
+        give_up = time.monotonic() + PATIENCE
+        while left and time.monotonic() < give_up:
+            for task in [task for task in left if task.done]:
+                task.result()
+                left.remove(task)
+            time.sleep(0.0005)
+        return [task.result(0) for task in tasks]
 
     def queued(self, space: Lockspace, name: str, n: int = 1) -> None:
         """Wait until just `n` locks are on the resource's queues."""

@@ -75,8 +75,8 @@ def use(lk: Any, witness: Witness, who: int, rng: random.Random) -> None:
         if rng.random() < 0.3:
             down = rng.choice([m for m in MODES if m <= mode])
             if {mode, down} != {Mode.CW, Mode.PR}:
+                witness.enter(who, down)  # before others may come
                 lk.convert(down)
-                witness.enter(who, down)
         elif rng.random() < 0.2:
             # Others may come in while it waits; in the old mode we are all the time.
             try:
@@ -121,11 +121,12 @@ def test_all_modes_at_once(world: Any, connections: int, shared: bool) -> None:
                 continue
             counts["got" if got else "not"] += 1
             if got:
-                use(lk, witnesses[name], number, rng)
-                lk.release()
+                try:
+                    use(lk, witnesses[name], number, rng)
+                finally:
+                    lk.release()
 
-    for task in [world.worker(work, i) for i in range(8)]:
-        task.result()
+    world.finish([world.worker(work, i) for i in range(8)])
     assert counts["got"] > 500
     for name, lk in zip(names, keep, strict=True):
         with lk:
@@ -156,11 +157,9 @@ def test_writers_count_up(world: Any) -> None:
     keep = spaces[0].lock("counter")
     readers = [world.worker(read, i) for i in range(2)]
     writers = [world.worker(write, i) for i in range(4)]
-    for task in writers:
-        task.result()
+    world.finish(writers)
     stop.set()
-    for task in readers:
-        task.result()
+    world.finish(readers)
     with keep:
         assert number_in(keep.lvb) == 4 * n
 
@@ -232,9 +231,7 @@ def test_everything_comes_and_goes(world: Any) -> None:
             anchor.dispatch()
             time.sleep(0.0005)
 
-    tasks = [world.worker(work, i) for i in range(6)] + [world.worker(disturb)]
-    for task in tasks:
-        task.result()
+    world.finish([world.worker(work, i) for i in range(6)] + [world.worker(disturb)])
     assert counts["got"] > 100, counts
     anchor.stack.arena.check()
     assert world.usage(anchor) == (2, 2)
@@ -267,7 +264,6 @@ def test_handles_closed_under_their_users(world: Any) -> None:
             old.close()
             time.sleep(0.0002)
 
-    for task in [world.worker(work, i) for i in range(6)] + [world.worker(replace)]:
-        task.result()
+    world.finish([world.worker(work, i) for i in range(6)] + [world.worker(replace)])
     assert world.usage() == (4, 1)
     ls.stack.arena.check()
