@@ -18,14 +18,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import pydlm
 from pydlm import Mode
-
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-httpx = pytest.importorskip("httpx")
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cached_config"
 WORKERS = 3

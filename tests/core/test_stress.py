@@ -103,7 +103,7 @@ def test_all_modes_at_once(world: Any, connections: int, shared: bool) -> None:
         rng = random.Random(number)
         space = spaces[number % connections]
         own = {name: space.lock(name) for name in names}
-        for _ in range(350):
+        for _ in range(1200):
             name = rng.choice(names)
             in_common = shared and rng.random() < 0.5
             lk = common[name] if in_common else own[name]
