@@ -481,7 +481,6 @@ cdef class Lock:
         if k.bits & B_DIRTY:
             publish_dirty(a, o.s, &a.rsbs[rsb], k)
         k.bits &= ~B_HAS_FD
-        k.exflags = 0
         if load32(&k.futex):
             store32(&k.futex, LEFT_TO_WAITER)
             futex_wake(&k.futex, 1, a.futex_flags)

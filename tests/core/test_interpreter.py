@@ -6,13 +6,11 @@ a call finds its shard taken, gives the GIL up, and others come in between.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
 
 from pydlm import Busy, Closed, Mode, NotHeld
-
 
 CROWD = 4000
 
@@ -40,6 +38,7 @@ def test_no_call_stops_the_interpreter(alone: Any) -> None:
 
 
 def _everything_at_once() -> None:
+    import contextlib
     import sys
     import threading
     import time
