@@ -115,8 +115,8 @@ class Remote(Verbs):
     def convert(self, lkid: int, mode: Mode, flags: int = 0, *, lvb: bytes | None = None) -> None:
         if self.state[lkid].requested is not None:
             raise pydlm.Busy("a request on this lock is under way")
-        self.post(lambda: self.inner.convert(self.far[lkid], mode, flags, lvb=lvb))
         self.state[lkid] = self.state[lkid]._replace(requested=mode)
+        self.post(lambda: self.inner.convert(self.far[lkid], mode, flags, lvb=lvb))
 
     def unlock(self, lkid: int, flags: int = 0, *, lvb: bytes | None = None) -> None:
         self.post(lambda: self.inner.unlock(self.far[lkid], flags, lvb=lvb))
@@ -474,19 +474,29 @@ def interrupt() -> Iterator[Callable[..., None]]:
     """Have the main thread interrupted once something is so, after `first` in its handler."""
     threads: list[Thread] = []
     does: list[Any] = []
+    main, struck = threading.get_ident(), threading.Event()
 
     def handler(*_: object) -> None:
-        first, raises = does
-        first()
-        if raises:
-            raise Interrupt
+        if not struck.is_set():
+            struck.set()
+            first, raises = does
+            first()
+            if raises:
+                raise Interrupt
+
+    def strike(when: Callable[[], object]) -> None:
+        until(when)
+        # Once is not enough: a signal that comes just before the main thread goes to sleep is
+        # not acted upon before it wakes up.
+        while not struck.is_set():
+            signal.pthread_kill(main, signal.SIGUSR1)
+            struck.wait(0.05)
 
     def interrupt(
         when: Callable[[], object], first: Callable[[], object] = lambda: None, raises: bool = True
     ) -> None:
         does[:] = first, raises
-        ident = threading.get_ident()
-        threads.append(Thread(lambda: (until(when), signal.pthread_kill(ident, signal.SIGUSR1))))
+        threads.append(Thread(strike, when))
 
     old = signal.signal(signal.SIGUSR1, handler)
     yield interrupt

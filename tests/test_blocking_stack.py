@@ -437,18 +437,25 @@ class Interrupt(Exception):
 
 def interrupted(function: Callable[[], object], *conditions: Callable[[], object]) -> None:
     """Run in the main thread; interrupt it once each of the conditions has come."""
-    main = threading.get_ident()
+    main, struck = threading.get_ident(), threading.Event()
 
-    def strike(*_: object) -> None:
-        raise Interrupt
+    def handler(*_: object) -> None:
+        if not struck.is_set():
+            struck.set()
+            raise Interrupt
 
-    def send() -> None:
+    def strike() -> None:
         for condition in conditions:
             until(condition)
-            signal.pthread_kill(main, signal.SIGUSR1)
+            # Once is not enough: a signal that comes just before the main thread goes to sleep
+            # is not acted upon before it wakes up.
+            struck.clear()
+            while not struck.is_set():
+                signal.pthread_kill(main, signal.SIGUSR1)
+                struck.wait(0.05)
 
-    old = signal.signal(signal.SIGUSR1, strike)
-    thread = Thread(send)
+    old = signal.signal(signal.SIGUSR1, handler)
+    thread = Thread(strike)
     try:
         with pytest.raises(Interrupt):
             function()

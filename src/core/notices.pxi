@@ -32,11 +32,16 @@ cdef inline void op_begin(op_t* o, arena_t* a, shard_t* s) noexcept nogil:
 
 
 cdef inline void enter(op_t* o, arena_t* a, shard_t* s) noexcept:
-    """op_begin with the GIL: kept if the mutex is free, and not held while we wait for it."""
+    """op_begin with the GIL: not held while we wait for the mutex.
+
+    Nor is the mutex held while we wait for the GIL: who has the GIL may be waiting for the mutex.
+    So we wait until it is free, come back, and try again.
+    """
     op_init(o, a, s)
-    if not (dlm_thread_ready() and mutex_trylock(&s.mutex)):
+    while not (dlm_thread_ready() and mutex_trylock(&s.mutex)):
         with nogil:
             shard_lock(a, s)
+            shard_unlock(a, s)
 
 
 cdef void ring(op_t* o, uint16_t client) noexcept nogil:

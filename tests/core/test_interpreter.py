@@ -12,7 +12,7 @@ import pytest
 
 from pydlm import Busy, Closed, Mode, NotHeld
 
-CROWD = 4000
+CROWD = 2000
 
 
 @pytest.fixture
