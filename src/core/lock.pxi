@@ -707,6 +707,8 @@ cdef class Lock:
         cdef arena_t* a = self.client.a
         cdef uint32_t node = self.client.this_node
         cdef uint32_t index = self.index()
+        if not self.is_open():
+            return 0            # closed under us; the caller will see
         if in_line != NULL:
             index = self.show_edge(in_line)
             if index == 0:
@@ -730,7 +732,7 @@ cdef class Lock:
         cdef lkb_t* k
         cdef uint32_t i
         enter(&o, a, shard_of(a, self.k))
-        i = take_lkb(a, o.s)
+        i = take_lkb(a, o.s) if self.is_open() else 0
         if i:
             k = &a.lkbs[i]
             k.shard = self.k.shard
