@@ -39,6 +39,8 @@ cdef int64_t deadline_of(bint blocking, double timeout) except -2:
         raise BadArgument("timeout value must be a non-negative number of seconds")
     if timeout > TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
+    if timeout > 4e9:
+        return NEVER            # more than a century; the sum below would overflow
     return monotonic_ns() + <int64_t>(timeout * 1e9)
 
 

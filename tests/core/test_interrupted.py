@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import select
 import signal
 import threading
 import time
@@ -52,6 +55,30 @@ def when_asleep(world: Any, asleep: Any) -> Callable[[Callable[[], object]], Any
         return task
 
     return when_asleep
+
+
+class PollFd(ctypes.Structure):
+    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+
+
+@pytest.fixture
+def kick_and_keep() -> Iterator[Callable[[], None]]:
+    """Interrupt the main thread's wait, and keep the GIL, which it now needs to say so."""
+    libc = ctypes.PyDLL(None)  # whose calls do not give it up
+    receive, send = os.pipe()
+    os.set_blocking(send, False)
+    before = signal.set_wakeup_fd(send)
+
+    def kick_and_keep() -> None:
+        kick()
+        poll = PollFd(receive, select.POLLIN, 0)
+        assert libc.poll(ctypes.byref(poll), 1, 20_000) == 1
+        libc.read(receive, ctypes.create_string_buffer(1), 1)
+
+    yield kick_and_keep
+    signal.set_wakeup_fd(before)
+    os.close(receive)
+    os.close(send)
 
 
 def nothing_waits(ls: Any, name: str) -> None:
@@ -141,7 +168,7 @@ def test_a_conversion_keeps_the_old_mode(
 
 
 def test_a_grant_that_nobody_will_use_is_given_back(
-    world: Any, when_asleep: Any, uninterrupted: Any, spin: Any
+    world: Any, when_asleep: Any, uninterrupted: Any, kick_and_keep: Any
 ) -> None:
     one, two = world.handles("x", 2)
     third = world.connect().lock("x")
@@ -151,9 +178,8 @@ def test_a_grant_that_nobody_will_use_is_given_back(
         behind = world.thread(third.acquire, mode=Mode.PR)
 
         def race() -> None:
-            kick()
-            spin(0.005)  # now the main thread wants to raise
-            one.release()  # and now it has the lock, or that is behind it
+            kick_and_keep()
+            one.release()  # now the main thread, which is about to raise, has the lock
 
         with uninterrupted():
             task = when_asleep(race)
@@ -168,7 +194,7 @@ def test_a_grant_that_nobody_will_use_is_given_back(
 
 @pytest.mark.parametrize("mode", [Mode.CW, Mode.PW, Mode.EX])
 def test_a_conversion_that_was_granted_meanwhile_keeps_the_old_mode_too(
-    world: Any, when_asleep: Any, uninterrupted: Any, spin: Any, mode: Mode
+    world: Any, when_asleep: Any, uninterrupted: Any, kick_and_keep: Any, mode: Mode
 ) -> None:
     # Whoever sees the exception believes in the old mode, and works under it.
     one, two = world.handles("x", 2)
@@ -176,8 +202,7 @@ def test_a_conversion_that_was_granted_meanwhile_keeps_the_old_mode_too(
     two.acquire(mode=Mode.PR)
 
     def race() -> None:
-        kick()
-        spin(0.005)
+        kick_and_keep()
         two.release()
 
     with uninterrupted():
@@ -189,7 +214,7 @@ def test_a_conversion_that_was_granted_meanwhile_keeps_the_old_mode_too(
 
 
 def test_a_turn_that_nobody_will_take_goes_to_the_next(
-    world: Any, when_asleep: Any, uninterrupted: Any, spin: Any
+    world: Any, when_asleep: Any, uninterrupted: Any, kick_and_keep: Any
 ) -> None:
     lk = world.connect(deadlock_wait=None).lock("x")
     for _ in range(20):
@@ -198,8 +223,7 @@ def test_a_turn_that_nobody_will_take_goes_to_the_next(
 
         def race() -> None:
             behind.append(world.thread(lk.acquire))
-            kick()
-            spin(0.005)
+            kick_and_keep()
             lk.release()
 
         with uninterrupted():
@@ -235,18 +259,20 @@ def test_interrupts_at_any_moment(world: Any, interrupts: Any) -> None:
     interrupts(signal.SIGUSR1, handler)
     tasks = [world.worker(pester), world.worker(hold)]
     interrupted = 0
-    for _ in range(2000):
-        armed.append(None)
-        try:
-            two.acquire()
-        except Stop:
-            interrupted += 1
-        armed.clear()
-        if two.locked():
-            two.release()
-    stop.append(None)
-    for task in tasks:
-        task.result()
+    try:
+        for _ in range(2000):
+            armed.append(None)
+            try:
+                two.acquire()
+            except Stop:
+                interrupted += 1
+            armed.clear()
+            if two.locked():
+                two.release()
+    finally:
+        stop.append(None)
+        for task in tasks:
+            task.result()
     assert interrupted
     nothing_waits(ls, "x")
     assert all(s.granted == Mode.NL for s in ls.dump("x"))

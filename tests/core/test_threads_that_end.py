@@ -64,7 +64,7 @@ def _daemons_wait() -> None:
 
 
 def test_daemon_threads_that_work_when_the_interpreter_ends(alone: Any) -> None:
-    for _ in range(5):
+    for _ in range(3):
         alone(_daemons_work)
 
 
