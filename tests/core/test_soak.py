@@ -14,6 +14,9 @@ import pytest
 import pydlm
 from pydlm import LockFlag, Mode
 
+#: A sanitizer keeps what was freed, so memory grows there.
+pytestmark = pytest.mark.slow
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
