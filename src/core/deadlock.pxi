@@ -152,7 +152,8 @@ cdef object describe(arena_t* a, uint32_t i):
 
 cdef object deadlock_error(tuple cycle):
     steps = "; ".join(
-        f"{m.owner} waits for {m.wanted.name} on {m.resource!r}" for m in cycle
+        f"{m.owner} waits for {m.wanted.name if m.wanted is not None else 'it'} on {m.resource!r}"
+        for m in cycle
     )
     return DeadlockError(f"deadlock: {steps}; this request was given up", cycle=cycle)
 

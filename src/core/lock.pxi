@@ -721,7 +721,8 @@ cdef class Lock:
             cycle = find_cycle(a, index)
             if cycle:
                 members = describe_cycle(a, cycle)
-                if self.take_back(in_line):
+                # One whose wait has ended while we looked breaks the cycle.
+                if None not in [m.wanted for m in members] and self.take_back(in_line):
                     raise deadlock_error(members)
         finally:
             search_end(a)

@@ -186,3 +186,44 @@ def test_left_while_a_call_waits_for_the_shard(world: Any, busy: Any, use: str) 
         assert all(s.client != ls.node for s in busy.dump("busy"))
         world.spaces.remove(ls)
     busy.stack.arena.check()
+
+
+def test_handles_and_their_connection_closed_at_once(alone: Any) -> None:
+    alone(_all_closed_at_once)
+
+
+def _all_closed_at_once() -> None:
+    import sys
+    import threading
+
+    import pydlm
+
+    sys.setswitchinterval(1e-5)
+    anchor = pydlm.connect("x", capacity=2100)
+    crowd = [anchor.lock("busy") for _ in range(2000)]
+    stop = []
+
+    def check():
+        while not stop:
+            anchor.stack.arena.check()
+
+    def close(go, thing):
+        go.wait()
+        thing.close()
+
+    checker = threading.Thread(target=check)
+    checker.start()
+    for _ in range(150):
+        ls = pydlm.connect("x")
+        things = [ls.lock("busy") for _ in range(12)]
+        things.insert(9, ls)
+        go = threading.Barrier(len(things))
+        threads = [threading.Thread(target=close, args=(go, thing)) for thing in things]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert anchor.stack.arena.usage()["locks"] == len(crowd)
+    stop.append(None)
+    checker.join()
+    anchor.stack.arena.check()
