@@ -383,6 +383,7 @@ def test_grant_that_is_on_its_way_beats_the_deadline(
     unlock = stack.unlock
 
     def too_late(*args: Any, **kwargs: Any) -> None:
+        del stack.unlock
         holder.release()
         unlock(*args, **kwargs)
 

@@ -48,11 +48,17 @@ cdef uint32_t list_blockers(arena_t* a, lkb_t* k, edge_t* out, uint32_t room) no
     return n
 
 
+cdef inline uint16_t process_of(arena_t* a, lkb_t* k) noexcept nogil:
+    """Return proc + 1 of whoever has the lock; 0: nobody, or its owner has just gone."""
+    cdef uint16_t client = k.client
+    return 0 if client == NOBODY else <uint16_t>load32(&a.clients[client].claim)
+
+
 cdef inline void put_edge(arena_t* a, edge_t* e, lkb_t* k) noexcept nogil:
     e.lkb = lkb_index(a, k)
     e.gen = k.gen
     e.owner = k.owner
-    e.process = 0 if k.client == NOBODY else <uint16_t>a.clients[k.client].claim
+    e.process = process_of(a, k)
     e.token = k.token
 
 
@@ -97,8 +103,8 @@ cdef list find_cycle(arena_t* a, uint32_t start):
     waiting = {}
     for i in range(1, load32(&a.hdr.next_lkb)):
         if waits(&a.lkbs[i]):
-            waiting[a.clients[a.lkbs[i].client].claim, a.lkbs[i].owner] = i
-    me = (a.clients[a.lkbs[start].client].claim, a.lkbs[start].owner)
+            waiting[process_of(a, &a.lkbs[i]), a.lkbs[i].owner] = i
+    me = (process_of(a, &a.lkbs[start]), a.lkbs[start].owner)
     seen = {start}
     path = [(start, None, iter(blockers(a, start)))]
     while path:

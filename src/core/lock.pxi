@@ -479,6 +479,9 @@ cdef class Lock:
                 port.fds[self.index()] = 0
             pthread_mutex_unlock(&port.mutex)
         enter(&o, a, shard_of(a, k))
+        if self.client.live != dlm_epoch:
+            shard_unlock(a, o.s)
+            return 0            # the connection was closed meanwhile and takes the lock along
         rsb = k.rsb
         if k.bits & B_DIRTY:
             publish_dirty(a, o.s, &a.rsbs[rsb], k)
@@ -755,9 +758,10 @@ cdef class Lock:
         cdef op_t o
         cdef arena_t* a = self.client.a
         if w.edge == 0 or self.client.live != dlm_epoch:
-            return              # a closed connection has taken it along
+            return              # a closed connection takes it along
         enter(&o, a, shard_of(a, &a.lkbs[w.edge]))
-        give_lkb(a, o.s, &a.lkbs[w.edge])
+        if self.client.live == dlm_epoch:
+            give_lkb(a, o.s, &a.lkbs[w.edge])
         shard_unlock(a, o.s)
 
 
