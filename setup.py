@@ -1,8 +1,9 @@
 """Build `pydlm._core`, the one extension. All else about the package is in pyproject.toml.
 
-Two environment variables choose a variant of it, and each variant has its own build directory:
+Three environment variables choose a variant of it, and each variant has its own build directory:
 
 PYDLM_DEBUG=1                      check every invariant after each operation
+PYDLM_CRASH=1                      it can be told to die at any point (tests/host)
 PYDLM_SANITIZE=address,undefined   any of gcc's -fsanitize= words
 """
 
@@ -12,8 +13,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("PYDLM_DEBUG", "0") not in ("", "0")
+crash = os.environ.get("PYDLM_CRASH", "0") not in ("", "0")
 sanitize = os.environ.get("PYDLM_SANITIZE", "")
-variant = "-".join(filter(None, ["debug" * debug, sanitize.replace(",", "-")])) or "normal"
+names = ["debug" * debug, "crash" * crash, sanitize.replace(",", "-")]
+variant = "-".join(filter(None, names)) or "normal"
 
 compile_args = [
     "-std=gnu11",
@@ -29,6 +32,8 @@ compile_args = [
     f"-DPYDLM_DEBUG={debug:d}",
 ]
 link_args = []
+if crash:
+    compile_args += ["-DPYDLM_CRASH"]
 if debug:
     compile_args += ["-UNDEBUG"]
     if not sanitize:  # under which gcc warns of what cannot be

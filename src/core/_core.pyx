@@ -44,6 +44,7 @@ include "view.pxi"
 include "client.pxi"
 include "deadlock.pxi"
 include "lock.pxi"
+include "crash.pxi"
 
 if dlm_watch_fork() != 0:
     raise ImportError("pydlm cannot watch for fork: no memory")

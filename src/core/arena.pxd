@@ -28,7 +28,7 @@ cdef extern from "sys.h":
         int8_t* state, int grmode, int rqmode, int queue, int highbast) noexcept nogil
 
 cdef enum:
-    LAYOUT = 2               # raise with every change of the structs below
+    LAYOUT = 3               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
     MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
@@ -77,6 +77,7 @@ cdef struct header_t:
     unsigned char boot[16]   # the boot it belongs to; a lockspace does not outlive one
     uint64_t off_shards, off_procs, off_clients, off_buckets
     uint64_t off_rsbs, off_lkbs, off_lvbs, off_names
+    uint64_t off_homes[4]    # by kind of slot: a byte for each
     # counters
     uint32_t next_rsb, next_lkb, next_lvb, next_name
     uint32_t next_node
@@ -87,32 +88,50 @@ cdef struct header_t:
 
 cdef struct shard_t:         # one cache line each
     uint32_t mutex
-    uint32_t free_rsb, free_lkb, free_lvb, free_name
+    uint32_t free[4]         # by kind: the first free slot
     uint32_t used_rsbs, used_lkbs
-    uint32_t moving          # lvb slot on its way between a list and its user
+    uint32_t repaired        # its owner died inside: others may not have been told
     uint64_t token           # of resources that are gone: a new one starts above
-    uint32_t pushing         # lock on its way to its client's `ready`
     uint32_t changes         # how often the mutex was given up: see view.pxi
-    uint64_t padding[2]
+    uint32_t padding[5]
 
-cdef enum:                   # proc_t.state
+cdef enum:                   # where a slot is: homes[kind][slot]; 1 + its shard, or
+    HOME_STOCK = 0           # never used
+    HOME_MOVING = 0x7e       # on its way from a shard to another: see proc_t.moving
+    HOME_MARK = 0x80         # in use; only while a shard is repaired
+
+cdef enum:                   # the lower two bits of proc_t.state; above, the pid
     P_FREE = 0
-    P_JOINING = 1
+    P_BETWEEN = 1            # joining or leaving: has no connections
     P_ALIVE = 2
+    P_DEAD = 3               # found dead; what is left of its threads stops at the next mutex
+    P_BITS = 2
+    P_MASK = 3
+
+cdef enum:                   # proc_t.doorbell
+    QUIET = 0
+    RUNG = 1
+    ASLEEP = 2
+
+cdef enum:
+    LIVES = 4                # processes that watch each process
 
 cdef struct proc_t:          # a process that has the arena mapped
-    pthread_mutex_t life     # robust; held by its helper thread as long as it lives
     uint32_t state
     uint32_t pid
     uint64_t started         # clock ticks since boot: tells it from a later one of that pid
-    uint32_t doorbell        # 1: its helper thread has something to look at
+    pthread_mutex_t life[LIVES]    # robust; held by its helper thread as long as it lives
+    uint64_t padding[2]      # `state` is read with each request; what follows changes often
+    uint32_t doorbell        # RUNG, or ASLEEP: its helper thread has to be woken
     uint32_t in_flight       # threads that have changed something and not told all concerned
     uint32_t purger          # proc + 1 that clears up after it
-    uint32_t unused
+    uint32_t purged_since    # centiseconds
+    uint32_t moving          # slot that it moves between shards, of kind
+    uint32_t moving_kind
 
 cdef struct client_t:
-    uint32_t claim           # proc + 1 whose it is, 0: free slot
-    uint32_t node            # 0: being set up or cleared
+    uint32_t claim           # proc + 1 whose it is, 0: free slot. Changes
+    uint32_t node            # together with its number, which is never used again
     uint32_t ready           # locks with events, newest first
     uint32_t fd_sync         # locks whose descriptor may be out of date
     uint32_t listening       # events wanted: raw verbs used, or the lockspace's descriptor open
@@ -182,10 +201,18 @@ cdef struct port_t:
 # One process's view of an arena.
 cdef struct arena_t:
     port_t* ports            # by client
+    uint32_t* next_[4]       # by kind: first slot of the stock
+    uint32_t limits[4]
+    unsigned char* homes[4]
+    bint full                # the tmpfs has no memory left
+    bint joined              # just now
     header_t* hdr
     shard_t* shards
     proc_t* procs
     uint32_t me              # this process in `procs`
+    uint32_t* state          # its state there,
+    uint32_t alive           # which ought to be this
+    uint32_t outside         # of who has not joined
     client_t* clients
     uint32_t* buckets
     rsb_t* rsbs

@@ -114,6 +114,58 @@ cdef bint shard_is_sound(arena_t* a, shard_t* s) noexcept nogil:
     return True
 
 
+cdef bint links_make_sense(arena_t* a, lkb_t* k, unsigned char home) noexcept nogil:
+    """Return whether all that a lock in use refers to can be."""
+    if k.client != NOBODY and k.client >= a.hdr.n_clients:
+        return False
+    if k.rsb >= a.hdr.n_rsbs or (k.rsb and a.homes[KIND_RSB][k.rsb] != home):
+        return False
+    if k.queue > Q_HANDLE or (k.queue == Q_HANDLE and k.ready_next >= a.hdr.n_lkbs):
+        return False
+    return not k.lvb or (k.lvb < a.hdr.n_lvbs and a.homes[KIND_LVB][k.lvb] == home)
+
+
+cdef bint slots_are_sound(arena_t* a, shard_t* s) noexcept nogil:
+    """Return whether each slot of the shard is either free or in use, and none is lost."""
+    cdef unsigned char home = home_of(a, s)
+    cdef uint32_t own[4]
+    cdef uint32_t used[4]
+    cdef uint32_t i, n, last
+    cdef int kind
+    memset(own, 0, sizeof(own))
+    memset(used, 0, sizeof(used))
+    for kind in range(KIND_NAME + 1):
+        last = load32(a.next_[kind])
+        if last > a.limits[kind]:
+            return dlm_breach("more slots handed out than there are", kind, last)
+        for i in range(1, last):
+            own[kind] += a.homes[kind][i] == home
+    for i in range(1, load32(a.next_[KIND_LKB])):
+        if a.homes[KIND_LKB][i] == home and a.lkbs[i].bits & B_USED:
+            if not links_make_sense(a, &a.lkbs[i], home):
+                return dlm_breach("lock that refers to what cannot be", 0, i)
+            used[KIND_LKB] += 1
+            used[KIND_LVB] += a.lkbs[i].lvb != 0
+    for i in range(1, load32(a.next_[KIND_RSB])):
+        if a.homes[KIND_RSB][i] == home and a.rsbs[i].flags & R_USED:
+            used[KIND_RSB] += 1
+            used[KIND_LVB] += a.rsbs[i].lvb != 0
+            used[KIND_NAME] += a.rsbs[i].name_slot != 0
+    for kind in range(KIND_NAME + 1):
+        n = 0
+        i = s.free[kind]
+        while i:
+            if i >= a.limits[kind] or a.homes[kind][i] != home or n > own[kind]:
+                return dlm_breach("free list leads nowhere", kind, i)
+            n += 1
+            i = next_free(a, kind, i)[0]
+        if n + used[kind] != own[kind]:
+            return dlm_breach("slots lost or counted twice", kind, own[kind])
+    if used[KIND_LKB] != s.used_lkbs or used[KIND_RSB] != s.used_rsbs:
+        return dlm_breach("wrong number of slots in use", used[KIND_RSB], used[KIND_LKB])
+    return True
+
+
 cdef void check_shard(arena_t* a, shard_t* s) noexcept nogil:
     if not shard_is_sound(a, s):
         abort()

@@ -46,15 +46,16 @@ cdef class Client:
         node = add32(&self.a.hdr.next_node, 1) + 1
         for i in range(self.a.hdr.n_clients):
             c = &self.a.clients[i]
-            if load32(&c.claim) == 0 and cas32(&c.claim, 0, self.a.me + 1):
-                break
+            if load32(&c.claim) == 0:
+                if cas64(<uint64_t*>&c.claim, 0, claim_word(self.a.me + 1, node)):
+                    break
         else:
             raise LockspaceFull(
                 f"lockspace {arena.name!r} has {self.a.hdr.n_clients} connections already"
             )
         c.rescan = c.ready = c.fd_sync = c.listening = c.born = 0
+        crash_point()
         c.deaths_read = load32(&self.a.hdr.n_deaths)
-        store32(&c.node, node)
         self.slot = <uint16_t>i
         self.this_node = node
         port = &self.a.ports[i]
@@ -69,7 +70,7 @@ cdef class Client:
         if self.live == dlm_epoch:
             self.leave(False)
         if self.handles != NULL:
-            munmap(self.handles, self.a.hdr.n_lkbs * sizeof(PyObject*))
+            munmap(self.handles, self.a.limits[KIND_LKB] * sizeof(PyObject*))
 
     cdef int check_live(self) except -1:
         if self.live == dlm_epoch:
@@ -104,7 +105,8 @@ cdef class Client:
                 close(port.events)
                 port.events = -1
             pthread_mutex_unlock(&port.mutex)
-            ok = purge_client(self.a, self.slot, died)
+            ok = purge_client(
+                self.a, self.slot, claim_word(self.a.me + 1, self.this_node), died)
             if died:
                 pump_all(self.a)
         self.backlog.clear()
@@ -216,7 +218,7 @@ cdef class Client:
                 continue
             break
         if error == ENOSPC:
-            raise_full(o.lacking)
+            raise_full(self.a, o.lacking)
         if error:
             raise_errno(error, f"adopt an orphan of {raw!r}")
         return new
@@ -250,24 +252,28 @@ cdef class Client:
             if error != ENOSPC:
                 break
             if not refill(self.a, o.s, KIND_LVB):
-                raise_full(KIND_LVB)
+                raise_full(self.a, KIND_LVB)
         if error:
             raise_errno(error, f"convert lock {lkid} to {mode!r}")
 
     cdef int prepare(self, op_t* o, lkb_t* k, uint32_t flags, bytes value) noexcept:
         """See that what VALBLK needs is there, and take the caller's value over."""
+        cdef uint32_t fresh
         if not ensure_lvb(self.a, o.s):
             return ENOSPC
         if flags & LKF_VALBLK and k.lvb == 0:
-            k.lvb = take_lvb(self.a, o.s)
-            o.s.moving = 0
+            k.lvb = take_slot(self.a, o.s, KIND_LVB)
+            crash_point()
             memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
             if not ensure_lvb(self.a, o.s):
-                give_lvb(self.a, o.s, k.lvb)
+                fresh = k.lvb
                 k.lvb = 0
+                crash_point()
+                push_free(self.a, o.s, KIND_LVB, fresh)
                 return ENOSPC
         if value is not None and k.lvb:
             memset(lvb_at(self.a, k.lvb), 0, self.a.lvb_len)
+            crash_point()
             memcpy(lvb_at(self.a, k.lvb), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         return 0
 
@@ -296,7 +302,7 @@ cdef class Client:
             if error != ENOSPC:
                 break
             if not refill(self.a, o.s, KIND_LVB):
-                raise_full(KIND_LVB)
+                raise_full(self.a, KIND_LVB)
         if error:
             raise_errno(error, f"{'cancel' if bits & LKF_CANCEL else 'unlock'} lock {lkid}")
 
@@ -493,8 +499,8 @@ cdef class Client:
         if load32(&c.rescan) & RESCAN_EVENTS:
             and32(&c.rescan, ~<uint32_t>RESCAN_EVENTS)
             self.rescan_events()
-        if n - deaths > MAX_DEATHS:
-            deaths = n - MAX_DEATHS
+        if n - deaths >= MAX_DEATHS:
+            deaths = n - MAX_DEATHS + 1     # the oldest may be being overwritten
         while deaths != n:
             self.backlog.append(NodeDown(self.a.hdr.deaths[deaths % MAX_DEATHS]))
             deaths += 1
@@ -541,10 +547,13 @@ cdef class Client:
         )
         if with_lvb:
             memcpy(PyBytes_AS_STRING(value), lvb_at(self.a, k.lvb), self.a.lvb_len)
+        crash_point()
         k.has_cast = k.bast_first = k.bast_then = 0
         if copy.has_cast:
             k.granted_before = copy.cast_mode
+        crash_point()
         k.bits &= ~B_READY
+        crash_point()
         if is_zombie(k) and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
             give_lkb(self.a, shard_of(self.a, k), k)
         shard_unlock(self.a, shard_of(self.a, k))

@@ -99,6 +99,8 @@ cdef void grant_and_tell(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
         set_state(k, Q_GRANTED, mode, IV)
     k.trybast = 0
     announce(o, k)
+    if k.sbflags & SBF_ALTMODE:
+        follow_interest(o, r, 0xff)     # who kept out the mode asked for may not this one
 
 
 cdef bint grant_in_order(op_t* o, rsb_t* r) noexcept nogil:

@@ -29,9 +29,12 @@ static inline void waitv_add(waitv_t *w, uint32_t *word, uint32_t value, int pri
     w->v[w->n++] = one;
 }
 
-/* Returns when one of the words is not what it was said to be, or is woken. */
-static inline int waitv_sleep(waitv_t *w) {
-    return syscall(SYS_futex_waitv, w->v, w->n, 0, NULL, 0) < 0 ? errno : 0;
+/* Returns when one of the words is not what it was said to be, or is woken; or at `until`,
+   nanoseconds of the monotonic clock, negative for never. */
+static inline int waitv_sleep(waitv_t *w, int64_t until) {
+    struct timespec ts = { until / 1000000000, until % 1000000000 };
+    long rc = syscall(SYS_futex_waitv, w->v, w->n, 0, until < 0 ? NULL : &ts, CLOCK_MONOTONIC);
+    return rc < 0 ? errno : 0;
 }
 
 /* 0 if this kernel has it. */

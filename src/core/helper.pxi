@@ -10,7 +10,7 @@ cdef extern from "helper.h":
     ctypedef struct waitv_t:
         unsigned int n
     void waitv_add(waitv_t* w, uint32_t* word, uint32_t value, bint private) noexcept nogil
-    int waitv_sleep(waitv_t* w) noexcept nogil
+    int waitv_sleep(waitv_t* w, int64_t until) noexcept nogil
     int waitv_probe() noexcept nogil
     int life_begin(pthread_mutex_t* life) noexcept nogil
     int start_thread(void* (*run)(void*) noexcept nogil) noexcept nogil
@@ -31,6 +31,7 @@ cdef struct helper_t:
     uint32_t asked
     arena_t* about
     int answer
+    bint later               # somebody else is burying; look again
     arena_t* arenas[MAX_ARENAS]
     uint32_t n
 
@@ -39,17 +40,24 @@ cdef helper_t helper
 
 cdef void helper_join(arena_t* a) noexcept nogil:
     cdef proc_t* p = &a.procs[a.me]
+    cdef uint32_t i
     if helper.n == MAX_ARENAS:
         helper.answer = ENOSPC
         return
-    helper.answer = life_begin(&p.life)
-    if helper.answer:
-        return
-    store32(&p.state, P_ALIVE)
+    for i in range(LIVES):
+        helper.answer = life_begin(&p.life[i])
+        if helper.answer:
+            return
+        crash_point()
+    a.alive = p.pid << P_BITS | P_ALIVE
+    a.state = &p.state
+    a.joined = True
+    store32(&p.state, a.alive)
+    crash_point()
     helper.arenas[helper.n] = a
     helper.n += 1
     ring_others(a)              # somebody has to watch us
-    store32(&p.doorbell, 1)     # and we look at once who died before
+    store32(&p.doorbell, RUNG)  # and we look at once who died before
 
 
 cdef void helper_leave(arena_t* a) noexcept nogil:
@@ -60,20 +68,41 @@ cdef void helper_leave(arena_t* a) noexcept nogil:
             helper.n -= 1
             helper.arenas[i] = helper.arenas[helper.n]
             break
-    pthread_mutex_unlock(&p.life)
+    # Nobody who dies from here on is missed: there are no connections any more.
+    store32(&p.state, p.pid << P_BITS | P_BETWEEN)
+    crash_point()
+    for i in range(LIVES):
+        pthread_mutex_unlock(&p.life[i])
+        crash_point()
+    a.state = &a.outside
+    a.alive = a.outside
     store32(&p.state, P_FREE)
+    crash_point()
     ring_others(a)
 
 
 cdef void watch(arena_t* a, waitv_t* w, uint32_t most) noexcept nogil:
-    """Add the lives of the `most` processes that follow this one."""
-    cdef uint32_t i, seen, at = a.me
+    """Add a life of each process that follows this one, up to the next of the same kind.
+
+    The kernel wakes one sleeper for each life, and that one may be stopped. So processes are of
+    LIVES kinds, by their number; each kind sleeps on a life of its own, and only the nearest one
+    before does.
+    """
+    cdef uint32_t i, seen, at = a.me, kind = a.me % LIVES
     cdef uint32_t* life
     for i in range(a.hdr.n_procs - 1):
         at = at + 1 if at + 1 < a.hdr.n_procs else 0
-        if load32(&a.procs[at].state) != P_ALIVE:
+        if is_dead(&a.procs[at]):
+            if somebody_buries(a, at):
+                helper.later = True
+            else:
+                store32(&a.procs[a.me].doorbell, RUNG)
             continue
-        life = life_word(&a.procs[at])
+        if load32(&a.procs[at].state) & P_MASK != P_ALIVE:
+            continue
+        life = life_word(&a.procs[at], kind)
+        if a.joined:            # whoever slept there, and may have been stopped since, need not
+            futex_wake(life, 0x7fffffff, a.futex_flags)
         while True:
             seen = load32(life)
             if seen & FUTEX_SLEEPERS or seen & FUTEX_TID == 0 or seen & FUTEX_DIED:
@@ -82,14 +111,15 @@ cdef void watch(arena_t* a, waitv_t* w, uint32_t most) noexcept nogil:
                 seen |= FUTEX_SLEEPERS
                 break
         if seen & FUTEX_DIED:
-            store32(&a.procs[a.me].doorbell, 1)
+            store32(&a.procs[a.me].doorbell, RUNG)      # the kernel is about to mark the others
             continue
         if seen & FUTEX_TID == 0:
             continue            # about to leave; it will ring
         waitv_add(w, life, seen, False)
         most -= 1
-        if most == 0:
-            return
+        if most == 0 or at % LIVES == kind:
+            break
+    a.joined = False
 
 
 cdef void* helper_run(void* unused) noexcept nogil:
@@ -111,16 +141,18 @@ cdef void* helper_run(void* unused) noexcept nogil:
         each = (WAITV_MAX - 1) / helper.n - 1 if helper.n else 1
         for i in range(helper.n):
             a = helper.arenas[i]
-            if swap32(&a.procs[a.me].doorbell, 0):
+            if swap32(&a.procs[a.me].doorbell, QUIET) == RUNG:
                 bury_all(a)
                 look_after(a)
-            watch(a, &w, each if each < 4 else 4)
-            waitv_add(&w, &a.procs[a.me].doorbell, 0, False)
-        waitv_sleep(&w)
+            watch(a, &w, each)
+            cas32(&a.procs[a.me].doorbell, QUIET, ASLEEP)
+            waitv_add(&w, &a.procs[a.me].doorbell, ASLEEP, False)
+        waitv_sleep(&w, monotonic_ns() + BURIAL_TIME * 10000000 if helper.later else NEVER)
+        helper.later = False
         for i in range(helper.n):
             # Woken by a life or by nothing we know: look whether somebody died.
             a = helper.arenas[i]
-            if load32(&a.procs[a.me].doorbell) == 0:
+            if load32(&a.procs[a.me].doorbell) != RUNG:
                 bury_all(a)
     return NULL
 

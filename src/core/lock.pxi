@@ -82,7 +82,7 @@ cdef class Lock:
             if error == 0:
                 break
             if not refill(a, o.s, o.lacking):
-                raise_full(o.lacking)
+                raise_full(a, o.lacking)
         self.rsb = self.k.rsb
         client.handles[lkb_index(a, self.k)] = <PyObject*>self
         self.state = IDLE
@@ -140,12 +140,13 @@ cdef class Lock:
         s = shard_of(a, k)
         if self.client.live != dlm_epoch or not dlm_thread_ready() or not mutex_trylock(&s.mutex):
             return False
-        if r.converting or r.held_mask & dlm_conflicts[mode]:
+        if r.converting or r.held_mask & dlm_conflicts[mode] or load32(a.state) != a.alive:
             shard_unlock(a, s)
             return False
         k.exflags = 0
         k.sbflags = 0
         k.owner = 0 if self.passed_on else dlm_tid
+        crash_point()
         k.rqmode = <int8_t>mode
         grant_native(a, r, k)
         shard_unlock(a, s)
@@ -404,17 +405,20 @@ cdef class Lock:
                 shard_unlock(a, o.s)
                 self.check_held(PW)
             if k.lvb == 0:
-                k.lvb = take_lvb(a, o.s)
-                o.s.moving = 0
+                k.lvb = take_slot(a, o.s, KIND_LVB)
+                crash_point()
             if k.lvb:
                 memset(lvb_at(a, k.lvb), 0, a.lvb_len)
+                crash_point()
                 memcpy(lvb_at(a, k.lvb), PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+                crash_point()
                 k.bits |= B_DIRTY
+                crash_point()
             shard_unlock(a, o.s)
             if k.lvb:
                 return
             if not refill(a, o.s, KIND_LVB):
-                raise_full(KIND_LVB)
+                raise_full(a, KIND_LVB)
 
     @property
     def lvb_valid(self):
@@ -524,7 +528,9 @@ cdef class Lock:
         do_convert(&o, r, k, mode, flags)
         queued = k.queue == Q_CONVERT
         if queued:
+            crash_point()
             store32(&k.futex, WAITED)
+            crash_point()
         if k.bits & B_HAS_FD:
             push_fd_sync(&o, k)
         op_end(&o, k.rsb)
@@ -741,7 +747,6 @@ cdef class Lock:
         i = take_lkb(a, o.s) if self.is_open() else 0
         if i:
             k = &a.lkbs[i]
-            k.shard = self.k.shard
             k.rsb = self.k.rsb
             k.client = self.client.slot
             k.grmode = IV
@@ -749,6 +754,7 @@ cdef class Lock:
             k.owner = dlm_tid
             k.ready_next = self.index()
             k.queue = Q_HANDLE
+            crash_point()
             k.bits = B_USED
             w.edge = i
         shard_unlock(a, o.s)
@@ -773,6 +779,7 @@ cdef inline void grant_native(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
     k.token = r.token
     if mode > NL:
         k.since = coarse_centiseconds()
+    crash_point()
     uncount_held(r, k.grmode)
     count_held(r, mode)
     k.highbast = 0

@@ -25,14 +25,18 @@ cdef class Arena:
     cdef arena_t a
     cdef readonly str name
     cdef uint64_t size
+    cdef bint shared
     cdef uint32_t epoch          # of the process that joined a shared one; 0: has not
+    cdef uint32_t made_in        # of the process that made this object
     cdef object __weakref__
 
     def __cinit__(self, str name, **options):
         self.name = name
         self.a.hdr = NULL
         self.a.ports = NULL
+        self.a.outside = 0
         self.epoch = 0
+        self.made_in = dlm_epoch
 
     def __init__(
         self, str name, *, capacity=None, lvb_len=None, int fd=-1, bint create=True, boot=b""
@@ -51,6 +55,7 @@ cdef class Arena:
         else:
             read_layout(fd, boot, &layout)
         self.size = layout.size
+        self.shared = fd >= 0
         if create and fd >= 0:
             _os.ftruncate(fd, self.size)
         base = mmap(
@@ -77,7 +82,9 @@ cdef class Arena:
             pthread_mutex_init(&self.a.ports[i].mutex, NULL)
         if fd < 0:
             self.a.procs[0].pid = _os.getpid()
+            self.a.alive = P_ALIVE
             self.a.procs[0].state = P_ALIVE
+            self.a.state = &self.a.procs[0].state
             return
         madvise(base, self.size, MADV_DONTFORK)
         if not create:
@@ -85,22 +92,26 @@ cdef class Arena:
 
     def join(self, uint64_t started):
         """Enter this process, which began at `started`, into a shared arena; start the helper."""
-        cdef uint32_t i
+        cdef uint32_t i, pid
         cdef int rc
         if waitv_probe():
             raise Unsupported("sharing locks between processes needs Linux 5.16 (futex_waitv)")
         self.reclaim()
+        pid = _os.getpid()
         for i in range(self.a.hdr.n_procs):
-            if cas32(&self.a.procs[i].state, P_FREE, P_JOINING):
+            if cas32(&self.a.procs[i].state, P_FREE, pid << P_BITS | P_BETWEEN):
                 break
         else:
             raise LockspaceFull(
                 f"lockspace {self.name!r} has {self.a.hdr.n_procs} processes already"
             )
-        self.a.procs[i].pid = _os.getpid()
+        crash_point()
+        self.a.procs[i].pid = pid
         self.a.procs[i].started = started
         self.a.procs[i].in_flight = 0
         self.a.procs[i].purger = 0
+        self.a.procs[i].moving = 0
+        crash_point()
         self.a.me = i
         with nogil:
             rc = helper_ask(&self.a, ASK_JOIN)
@@ -113,12 +124,12 @@ cdef class Arena:
         self.epoch = dlm_epoch
 
     cdef int reclaim(self) except -1:
-        """Free slots of processes that died between taking one and joining."""
-        cdef uint32_t i
+        """Free slots of processes that died while they were joining or leaving."""
+        cdef uint32_t i, state
         for i in range(self.a.hdr.n_procs):
-            if load32(&self.a.procs[i].state) == P_JOINING:
-                if not process_lives(self.a.procs[i].pid, self.a.procs[i].started):
-                    cas32(&self.a.procs[i].state, P_JOINING, P_FREE)
+            state = load32(&self.a.procs[i].state)
+            if state & P_MASK == P_BETWEEN and not has_process(state >> P_BITS):
+                cas32(&self.a.procs[i].state, state, P_FREE)
 
     def processes(self):
         """Return (pid, start time in clock ticks since boot) of all processes that are in."""
@@ -129,7 +140,9 @@ cdef class Arena:
             return
         if self.epoch and self.epoch == dlm_epoch:
             helper_ask(&self.a, ASK_LEAVE)
-        munmap(self.a.hdr, self.size)
+        # A forked child has not got the parent's shared arenas; its own may lie there.
+        if self.made_in == dlm_epoch or not self.shared:
+            munmap(self.a.hdr, self.size)
         free(self.a.ports)
 
     @property
@@ -157,7 +170,10 @@ cdef class Arena:
         for i in range(<uint32_t>N_SHARDS):
             with nogil:
                 shard_lock(&self.a, &self.a.shards[i])
-                sound = shard_is_sound(&self.a, &self.a.shards[i])
+                sound = (
+                    shard_is_sound(&self.a, &self.a.shards[i])
+                    and slots_are_sound(&self.a, &self.a.shards[i])
+                )
                 shard_unlock(&self.a, &self.a.shards[i])
             if not sound:
                 raise AssertionError(f"shard {i} of lockspace {self.name!r} is broken")
@@ -177,7 +193,7 @@ cdef list processes_in(arena_t* a):
     return [
         (a.procs[i].pid, a.procs[i].started)
         for i in range(a.hdr.n_procs)
-        if load32(&a.procs[i].state) == P_ALIVE and not is_dead(&a.procs[i])
+        if is_alive(&a.procs[i])
     ]
 
 
@@ -214,7 +230,7 @@ cdef int read_layout(int fd, bytes boot, header_t* h) except -1:
     lay_out(&expected, h.n_lkbs - 1, h.lvb_len)
     if (
         memcmp(&expected.n_shards, &h.n_shards, 8 * sizeof(uint32_t))
-        or memcmp(&expected.off_shards, &h.off_shards, 8 * sizeof(uint64_t))
+        or memcmp(&expected.off_shards, &h.off_shards, 12 * sizeof(uint64_t))
         or expected.size != h.size or h.futex_flags != 0
     ):
         raise ArenaDamaged("its header makes no sense")
@@ -224,9 +240,13 @@ cdef int read_layout(int fd, bytes boot, header_t* h) except -1:
     return 0
 
 
-cdef bint process_lives(uint32_t pid, uint64_t started) except -1:
-    """Return whether that very process is there: its pid may be another's by now."""
-    return start_time(pid) == started
+cdef bint has_process(uint32_t pid) except -1:
+    """Return whether there is a process of that id that has not ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def start_time(pid):
@@ -275,11 +295,20 @@ cdef void lay_out(header_t* h, uint32_t capacity, uint32_t lvb_len) noexcept:
     h.off_lvbs = end
     end = page_up(end + <uint64_t>h.n_lvbs * lvb_len)
     h.off_names = end
-    h.size = page_up(end + <uint64_t>h.n_names * NAME_MAX)
+    end = page_up(end + <uint64_t>h.n_names * NAME_MAX)
+    h.off_homes[KIND_LKB] = end
+    end = page_up(end + h.n_lkbs)
+    h.off_homes[KIND_RSB] = end
+    end = page_up(end + h.n_rsbs)
+    h.off_homes[KIND_LVB] = end
+    end = page_up(end + h.n_lvbs)
+    h.off_homes[KIND_NAME] = end
+    h.size = page_up(end + h.n_names)
 
 
 cdef void attach(arena_t* a, void* base) noexcept:
     cdef char* start = <char*>base
+    cdef int kind
     a.hdr = <header_t*>base
     a.shards = <shard_t*>(start + a.hdr.off_shards)
     a.procs = <proc_t*>(start + a.hdr.off_procs)
@@ -289,6 +318,14 @@ cdef void attach(arena_t* a, void* base) noexcept:
     a.lkbs = <lkb_t*>(start + a.hdr.off_lkbs)
     a.lvbs = <unsigned char*>(start + a.hdr.off_lvbs)
     a.names = <unsigned char*>(start + a.hdr.off_names)
+    for kind in range(4):
+        a.homes[kind] = <unsigned char*>start + a.hdr.off_homes[kind]
+    a.next_[KIND_LKB], a.limits[KIND_LKB] = &a.hdr.next_lkb, a.hdr.n_lkbs
+    a.next_[KIND_RSB], a.limits[KIND_RSB] = &a.hdr.next_rsb, a.hdr.n_rsbs
+    a.next_[KIND_LVB], a.limits[KIND_LVB] = &a.hdr.next_lvb, a.hdr.n_lvbs
+    a.next_[KIND_NAME], a.limits[KIND_NAME] = &a.hdr.next_name, a.hdr.n_names
+    a.state = &a.outside
+    a.alive = a.outside
     a.lvb_len = a.hdr.lvb_len
     a.shard_mask = a.hdr.n_shards - 1
     a.bucket_mask = a.hdr.n_buckets - 1

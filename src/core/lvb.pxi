@@ -4,41 +4,35 @@
 cdef bint publish_lvb(arena_t* a, shard_t* s, rsb_t* r, const unsigned char* value) noexcept nogil:
     """Make `value` the resource's block. The switch is one store: nobody ever sees half of it."""
     cdef uint32_t old = r.lvb
-    cdef uint32_t fresh = take_lvb(a, s)
+    cdef uint32_t fresh = take_slot(a, s, KIND_LVB)
     if fresh == 0:
         return False
+    crash_point()
     memcpy(lvb_at(a, fresh), value, a.lvb_len)
-    switch_lvb(a, s, r, fresh, old)
-    return True
-
-
-cdef inline void switch_lvb(
-    arena_t* a, shard_t* s, rsb_t* r, uint32_t fresh, uint32_t old
-) noexcept nogil:
     crash_point()
     store32(&r.lvb, fresh)
     crash_point()
-    s.moving = old
-    crash_point()
     if old:
-        give_lvb(a, s, old)
-        crash_point()
-        s.moving = 0
-    crash_point()
+        push_free(a, s, KIND_LVB, old)
     r.flags &= ~R_INVALID
     crash_point()
+    return True
 
 
 cdef void publish_dirty(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
     """Make the slot a native holder wrote into the resource's block, without a copy."""
     cdef uint32_t old = r.lvb
     cdef uint32_t fresh = k.lvb
-    s.moving = fresh
+    crash_point()
+    store32(&r.lvb, fresh)
     crash_point()
     k.lvb = 0
-    crash_point()
     k.bits &= ~B_DIRTY
-    switch_lvb(a, s, r, fresh, old)
+    crash_point()
+    if old:
+        push_free(a, s, KIND_LVB, old)
+    r.flags &= ~R_INVALID
+    crash_point()
 
 
 cdef void lvb_at_grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogil:
@@ -47,6 +41,7 @@ cdef void lvb_at_grant(arena_t* a, shard_t* s, rsb_t* r, lkb_t* k) noexcept nogi
     if action == 1:
         if not k.bits & B_OWN_LVB or not k.exflags & LKF_VALBLK or r.lvb == 0:
             return
+        crash_point()
         memcpy(lvb_at(a, k.lvb), lvb_at(a, r.lvb), a.lvb_len)
     elif action == 0:
         if k.exflags & LKF_IVVALBLK:

@@ -58,8 +58,11 @@ static inline void dlm_pending(uint32_t *word) {
 /* Only after dlm_thread_ready(). */
 static inline int mutex_trylock(uint32_t *word) {
     dlm_pending(word);
-    if (__builtin_expect(cas32(word, 0, dlm_tid), 1))
+    crash_point();
+    if (__builtin_expect(cas32(word, 0, dlm_tid), 1)) {
+        crash_point();
         return 1;
+    }
     dlm_pending(NULL);
     return 0;
 }
@@ -85,16 +88,29 @@ static __attribute__((noinline)) int mutex_lock_slow(uint32_t *word, int flags) 
             spins--;
             dlm_relax();
         } else if ((seen & FUTEX_WAITERS) || cas32(word, seen, seen | FUTEX_WAITERS)) {
-            futex_wait(word, seen | FUTEX_WAITERS, -1, flags);
+            /* Not for ever: who is woken may be stopped, and keep it from the others. */
+            futex_wait(word, seen | FUTEX_WAITERS, monotonic_ns() + 20000000, flags);
             mine |= FUTEX_WAITERS;   /* others may sleep too; the unlock has to look */
         }
     }
 }
 
+/* The others have found this process dead: its helper has gone already, this thread is about to. */
+static __attribute__((noreturn, noinline, cold)) void wait_for_death(void) {
+    for (;;)
+        pause();
+}
+
 static inline void mutex_unlock(uint32_t *word, int flags) {
-    if (__builtin_expect(swap32(word, 0) & FUTEX_WAITERS, 0))
+    uint32_t seen;
+    crash_point();
+    seen = swap32(word, 0);
+    crash_point();
+    if (__builtin_expect(seen & FUTEX_WAITERS, 0))
         futex_wake(word, 1, flags);
+    crash_point();
     dlm_pending(NULL);
+    crash_point();
 }
 
 #endif

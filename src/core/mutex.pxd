@@ -19,6 +19,7 @@ cdef extern from "mutex.h":
     bint dlm_thread_ready() noexcept nogil
     bint mutex_trylock(uint32_t* word) noexcept nogil
     bint mutex_lock_slow(uint32_t* word, int flags) noexcept nogil
+    void wait_for_death() noexcept nogil
     void mutex_unlock(uint32_t* word, int flags) noexcept nogil
 
 

@@ -42,6 +42,9 @@ cdef inline void enter(op_t* o, arena_t* a, shard_t* s) noexcept:
         with nogil:
             shard_lock(a, s)
             shard_unlock(a, s)
+    if load32(a.state) != a.alive:
+        wait_for_death()
+    crash_point()
 
 
 cdef void ring(op_t* o, uint16_t client) noexcept nogil:
@@ -63,17 +66,14 @@ cdef void push_ready(op_t* o, lkb_t* k) noexcept nogil:
     cdef uint32_t head
     if k.bits & B_READY:
         return
-    o.s.pushing = i
     crash_point()
-    k.bits |= B_READY
+    k.bits |= B_READY           # first: if we die, its owner looks for it though it is not listed
     while True:
         head = load32(&c.ready)
         k.ready_next = head
         crash_point()
         if cas32(&c.ready, head, i):
             break
-    crash_point()
-    o.s.pushing = 0
     crash_point()
     if head == 0:
         ring(o, k.client)
@@ -86,12 +86,15 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
     cdef uint32_t head
     if k.bits & (B_HAS_FD | B_FD_SYNC) != B_HAS_FD:
         return
+    crash_point()
     k.bits |= B_FD_SYNC
     while True:
         head = load32(&c.fd_sync)
         k.fd_next = head
+        crash_point()
         if cas32(&c.fd_sync, head, i):
             break
+    crash_point()
     if head == 0:
         ring(o, k.client)
 
@@ -127,13 +130,12 @@ cdef inline void complete(op_t* o, lkb_t* k, int status) noexcept nogil:
 cdef void notify(op_t* o, lkb_t* k, int mode) noexcept nogil:
     """Record that a holder is wanted to make way for `mode`."""
     cdef uint8_t* slot
-    k.highbast = <uint8_t>mode
-    if k.bits & B_ORPHAN:
-        return
-    push_fd_sync(o, k)
-    if not o.a.clients[k.client].listening:
-        return
-    slot = &k.bast_then if k.has_cast else &k.bast_first
-    if mode > slot[0]:
-        slot[0] = <uint8_t>mode
-    push_ready(o, k)
+    if not k.bits & B_ORPHAN:
+        push_fd_sync(o, k)
+        if o.a.clients[k.client].listening:
+            slot = &k.bast_then if k.has_cast else &k.bast_first
+            if mode > slot[0]:
+                slot[0] = <uint8_t>mode
+            push_ready(o, k)
+    k.highbast = <uint8_t>mode  # last: who dies before leaves it to be told
+    crash_point()

@@ -45,11 +45,11 @@ cdef void rescan_fds(arena_t* a, port_t* p, uint16_t client) noexcept nogil:
     cdef bint lost
     for i in range(1, load32(&a.hdr.next_lkb)):
         k = &a.lkbs[i]
-        if k.client != client or not k.bits & B_HAS_FD:
+        if k.client != client or not k.bits & (B_HAS_FD | B_FD_SYNC):
             continue
         shard_lock(a, shard_of(a, k))
         lost = (
-            k.client == client and k.bits & B_HAS_FD != 0
+            k.client == client and k.bits & (B_HAS_FD | B_FD_SYNC) != 0
             and not (
                 k.bits & B_FD_SYNC != 0
                 and on_list(a, load32(&a.clients[client].fd_sync), i, True)
@@ -73,7 +73,9 @@ cdef inline uint32_t pid_of(arena_t* a, uint32_t client) noexcept nogil:
 
 cdef void ring_process(arena_t* a, uint32_t proc) noexcept nogil:
     """Have the helper thread of another process look after its connections."""
-    if swap32(&a.procs[proc].doorbell, 1) == 0:
+    # RUNG already: whoever did that may have died, or be stopped, before the wake.
+    if swap32(&a.procs[proc].doorbell, RUNG) != QUIET:
+        crash_point()
         futex_wake(&a.procs[proc].doorbell, 1, a.futex_flags)
 
 
@@ -86,6 +88,7 @@ cdef void pump_all(arena_t* a) noexcept nogil:
 
 cdef void pump(arena_t* a, uint16_t client) noexcept nogil:
     cdef uint32_t claim = load32(&a.clients[client].claim)
+    crash_point()
     if claim == a.me + 1:
         pump_mine(a, client)
     elif claim:

@@ -33,52 +33,135 @@ cdef born_t* locks_of(arena_t* a, uint32_t client, uint32_t* n) noexcept nogil:
 
 
 cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
-    """End one lock of a client that is gone; a native lock is released as if by `close`."""
-    cdef bint native = k.bits & B_SYNC and not died
+    """End one lock of a client that is gone; a native lock is released as if by `close`.
+
+    It is its client's to the end: should we die, whoever clears up after us finds it by that.
+    """
+    cdef bint native = k.bits & B_SYNC and not died, left = False
     cdef rsb_t* r = &o.a.rsbs[k.rsb]
-    if is_zombie(k):
-        # Only its events were left, and nobody will read them.
-        give_lkb(o.a, o.s, k)
-        return
-    k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
     if a_stranger(o.a, k.client):
         k.futex = 0             # its threads are gone too
     elif load32(&k.futex):
         store32(&k.futex, LEFT_TO_WAITER)      # its thread finds the connection closed
         futex_wake(&k.futex, 1, o.a.futex_flags)
+        left = True
+    crash_point()
+    k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
+    if is_zombie(k):
+        # Only its events were left, and nobody will read them.
+        if left:
+            leave_to_waiter(o.a, k)
+        else:
+            give_lkb(o.a, o.s, k)
+        return
     if k.queue == Q_HANDLE:
         give_lkb(o.a, o.s, k)
         return
     k.bits |= B_ORPHAN          # from here on, nobody is told
     k.bits &= ~B_SYNC
-    k.client = NOBODY
-    k.ready_next = node
-    k.born = add32(&o.a.hdr.n_orphaned, 1)
+    crash_point()
     if k.exflags & LKF_PERSISTENT:
-        if k.queue == Q_WAITING or k.queue == Q_CONVERT:
+        if k.queue == Q_WAITING:
             do_cancel(o, r, k, ST_ECANCEL)
+            return
+        do_cancel(o, r, k, ST_ECANCEL)
+        k.ready_next = node
+        k.born = add32(&o.a.hdr.n_orphaned, 1)
+        crash_point()
+        k.client = NOBODY
+        crash_point()
         return
     if not native:
         k.exflags |= LKF_IVVALBLK
     elif k.bits & B_DIRTY:
         publish_dirty(o.a, o.s, r, k)
     do_unlock(o, r, k)
+    if left:
+        leave_to_waiter(o.a, k)
 
 
-cdef void record_death(arena_t* a, uint32_t node) noexcept nogil:
-    cdef uint32_t n
-    shard_lock(a, a.shards)
-    n = a.hdr.n_deaths
-    a.hdr.deaths[n % MAX_DEATHS] = node
+cdef void leave_to_waiter(arena_t* a, lkb_t* k) noexcept nogil:
+    """Let go of a slot that a thread of this process is to free when it wakes."""
+    k.ready_next = a.me + 1
     crash_point()
-    store32(&a.hdr.n_deaths, n + 1)
+    k.client = NOBODY
+    crash_point()
+
+
+cdef void reap_left(arena_t* a, uint32_t proc) noexcept nogil:
+    """Free the slots that threads of a dead process were to free."""
+    cdef uint32_t i
+    cdef lkb_t* k
+    cdef shard_t* s
+    for i in range(1, load32(&a.hdr.next_lkb)):
+        k = &a.lkbs[i]
+        if k.client != NOBODY or load32(&k.futex) != LEFT_TO_WAITER or k.ready_next != proc + 1:
+            continue
+        s = shard_of(a, k)
+        shard_lock(a, s)
+        if (
+            k.bits & B_USED and is_zombie(k) and k.client == NOBODY
+            and load32(&k.futex) == LEFT_TO_WAITER and k.ready_next == proc + 1
+        ):
+            store32(&k.futex, 0)
+            give_lkb(a, s, k)
+        shard_unlock(a, s)
+
+
+# The first eight bytes of a client_t, which change as one.
+cdef extern from *:
+    """
+    static inline uint64_t claim_word(uint32_t claim, uint32_t node) {
+        uint32_t both[2] = { claim, node };
+        uint64_t word;
+        memcpy(&word, both, sizeof word);
+        return word;
+    }
+    static inline uint32_t claim_of(uint64_t word) {
+        uint32_t both[2];
+        memcpy(both, &word, sizeof word);
+        return both[0];
+    }
+    static inline uint32_t node_of(uint64_t word) {
+        uint32_t both[2];
+        memcpy(both, &word, sizeof word);
+        return both[1];
+    }
+    """
+    uint64_t claim_word(uint32_t claim, uint32_t node) noexcept nogil
+    uint32_t claim_of(uint64_t word) noexcept nogil
+    uint32_t node_of(uint64_t word) noexcept nogil
+
+
+cdef inline bint still(client_t* c, uint64_t claim) noexcept nogil:
+    """Return whether a client's slot has not become somebody else's."""
+    return load64(<uint64_t*>&c.claim) == claim
+
+
+cdef void record_death(arena_t* a, client_t* c, uint64_t claim) noexcept nogil:
+    """Put down that a client died, once."""
+    cdef uint32_t n, i
+    shard_lock(a, a.shards)
+    n = load32(&a.hdr.n_deaths)
+    # The oldest place is the one to be written now: whoever died there may have begun to.
+    for i in range(n - MAX_DEATHS + 1 if n >= MAX_DEATHS else 0, n):
+        if a.hdr.deaths[i % MAX_DEATHS] == node_of(claim):
+            break
+    else:
+        if still(c, claim):
+            a.hdr.deaths[n % MAX_DEATHS] = node_of(claim)
+            crash_point()
+            store32(&a.hdr.n_deaths, n + 1)
+            crash_point()
     shard_unlock(a, a.shards)
 
 
-cdef bint purge_client(arena_t* a, uint32_t client, bint died) noexcept nogil:
-    """Release all a client had, and its slot; with `died` as the kernel does for a client gone."""
+cdef bint purge_client(arena_t* a, uint32_t client, uint64_t claim, bint died) noexcept nogil:
+    """Release all a client had, and its slot; with `died` as the kernel does for a client gone.
+
+    `claim`: the client's; there is nothing to do once it is no longer in that slot.
+    """
     cdef client_t* c = &a.clients[client]
-    cdef uint32_t node = c.node
     cdef op_t o
     cdef uint32_t i, n, rsb
     cdef lkb_t* k
@@ -89,18 +172,15 @@ cdef bint purge_client(arena_t* a, uint32_t client, bint died) noexcept nogil:
         k = &a.lkbs[locks[i].lkb]
         op_begin(&o, a, shard_of(a, k))
         rsb = k.rsb
-        if k.bits & B_USED and k.client == client:
-            lose_lkb(&o, k, node, died)
+        if k.bits & B_USED and k.client == client and still(c, claim):
+            lose_lkb(&o, k, node_of(claim), died)
         op_end(&o, rsb)
     free(locks)
-    c.ready = 0
-    c.fd_sync = 0
-    if died and node:
-        record_death(a, node)
+    if died:
+        record_death(a, c, claim)
     crash_point()
-    store32(&c.node, 0)
+    cas64(<uint64_t*>&c.claim, claim, 0)
     crash_point()
-    store32(&c.claim, 0)
     return True
 
 
@@ -142,12 +222,15 @@ cdef int adopt_orphan(
             best = k
     if best == NULL:
         return EAGAIN if other_mode else ENOENT
-    best.bits &= ~B_ORPHAN
-    best.client = client
     best.exflags = flags
-    best.ready_next = 0
     best.has_cast = best.bast_first = best.bast_then = 0
     best.granted_before = best.grmode
     best.born = add32(&o.a.clients[client].born, 1)
+    best.futex = 0
+    crash_point()
+    best.client = client        # from here on, its death is what becomes of the lock
+    crash_point()
+    best.bits &= ~B_ORPHAN
+    best.ready_next = 0
     out[0] = best
     return 0

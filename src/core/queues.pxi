@@ -3,12 +3,14 @@
 cdef inline void count_held(rsb_t* r, int mode) noexcept nogil:
     if mode > NL:
         r.held[mode - 1] += 1
+        crash_point()
         r.held_mask |= 1 << mode
 
 
 cdef inline void uncount_held(rsb_t* r, int mode) noexcept nogil:
     if mode > NL:
         r.held[mode - 1] -= 1
+        crash_point()
         if r.held[mode - 1] == 0:
             r.held_mask &= ~(1 << mode)
 
@@ -16,12 +18,14 @@ cdef inline void uncount_held(rsb_t* r, int mode) noexcept nogil:
 cdef inline void count_wanted(rsb_t* r, int mode) noexcept nogil:
     if mode > NL:
         r.wanted[mode - 1] += 1
+        crash_point()
         r.wanted_mask |= 1 << mode
 
 
 cdef inline void uncount_wanted(rsb_t* r, int mode) noexcept nogil:
     if mode > NL:
         r.wanted[mode - 1] -= 1
+        crash_point()
         if r.wanted[mode - 1] == 0:
             r.wanted_mask &= ~(1 << mode)
 
@@ -40,7 +44,9 @@ cdef inline void link_head(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k)
         a.lkbs[head[0]].prev = i
     elif tail != NULL:
         tail[0] = i
+    crash_point()
     head[0] = i
+    crash_point()
 
 
 cdef inline void link_tail(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k) noexcept nogil:
@@ -51,7 +57,9 @@ cdef inline void link_tail(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k)
         a.lkbs[tail[0]].next = i
     else:
         head[0] = i
+    crash_point()
     tail[0] = i
+    crash_point()
 
 
 cdef inline void unlink_lkb(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k) noexcept nogil:
@@ -59,6 +67,7 @@ cdef inline void unlink_lkb(arena_t* a, uint32_t* head, uint32_t* tail, lkb_t* k
         a.lkbs[k.prev].next = k.next
     else:
         head[0] = k.next
+    crash_point()
     if k.next:
         a.lkbs[k.next].prev = k.prev
     elif tail != NULL:
@@ -80,6 +89,7 @@ cdef inline void put_granted(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
         k.prev = lkb_index(a, before)
         k.next = at
         before.next = lkb_index(a, k)
+        crash_point()
         if at:
             a.lkbs[at].prev = lkb_index(a, k)
         r.basted = 0            # no longer by token: see notify_holders
@@ -99,7 +109,9 @@ cdef void put_queued(arena_t* a, rsb_t* r, lkb_t* k, int queue) noexcept nogil:
     crash_point()
     k.since = coarse_centiseconds()
     count_wanted(r, k.rqmode)
+    crash_point()
     r.special += breaks_order(k)
+    crash_point()
 
 
 cdef void take_off_queue(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:

@@ -2,6 +2,7 @@
 #
 # What each slot says about itself is the truth; queues, counters, chains and free lists are
 # made anew from it. Every change of a slot's state is one store: it is in one state or another.
+# Who dies in here leaves the next one to begin again.
 
 
 cdef void put_in_order(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
@@ -33,27 +34,43 @@ cdef void put_in_order(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
         tail[0] = me
 
 
+cdef bint makes_sense(arena_t* a, unsigned char home, lkb_t* k) noexcept nogil:
+    """Return whether a lock is on a resource of its shard, in a state that can be."""
+    if not 0 < k.rsb < a.hdr.n_rsbs or a.homes[KIND_RSB][k.rsb] != home:
+        return False
+    if not a.rsbs[k.rsb].flags & R_USED:
+        return False
+    if not (IV <= k.grmode <= EX and IV <= k.rqmode <= EX):
+        return False
+    if k.queue == Q_GRANTED:
+        return k.grmode != IV
+    if k.queue == Q_WAITING or k.queue == Q_CONVERT:
+        return k.rqmode != IV and (k.grmode == IV) == (k.queue == Q_WAITING)
+    return k.queue == Q_HANDLE
+
+
 cdef void adopt_lkb(arena_t* a, shard_t* s, uint32_t i) noexcept nogil:
     """Give one lock of the shard its place again."""
     cdef lkb_t* k = &a.lkbs[i]
-    cdef rsb_t* r = &a.rsbs[k.rsb]
-    if k.bits & B_USED and k.queue == Q_NONE and not is_zombie(k):
-        # Not made to the end, or being unmade: nobody counts on it.
+    cdef rsb_t* r
+    if k.bits & B_USED and not makes_sense(a, home_of(a, s), k):
+        # Not made to the end, or being unmade: only who has to read its events counts on it.
         k.rsb = 0
-        if not k.bits & (B_READY | B_FD_SYNC):
-            k.gen += 1
-            k.bits = 0
-    if not k.bits & B_USED:
-        if k.lvb:
-            give_lvb(a, s, k.lvb)
-            k.lvb = 0
         k.queue = Q_NONE
-        k.next = s.free_lkb
-        s.free_lkb = i
+        if k.bits & B_ORPHAN or not k.bits & (B_READY | B_FD_SYNC):
+            if load32(&k.futex) != LEFT_TO_WAITER:
+                k.gen += 1
+                crash_point()
+                k.bits = 0
+    if not k.bits & B_USED:
+        k.lvb = 0
+        k.queue = Q_NONE
+        push_free(a, s, KIND_LKB, i)
         return
     s.used_lkbs += 1
     if is_zombie(k) or k.queue == Q_HANDLE:
         return
+    r = &a.rsbs[k.rsb]
     if k.lvb and k.lvb == r.lvb:
         k.lvb = 0               # it had been handed to the resource
         k.bits &= ~(B_DIRTY | B_OWN_LVB)
@@ -62,6 +79,7 @@ cdef void adopt_lkb(arena_t* a, shard_t* s, uint32_t i) noexcept nogil:
     count_held(r, k.grmode)
     if k.queue != Q_GRANTED:
         k.has_cast = False      # was to be granted; it will be
+        k.sbflags &= ~SBF_VALNOTVALID
         count_wanted(r, k.rqmode)
         r.special += breaks_order(k)
     elif load32(&k.futex) == WAITED:
@@ -70,44 +88,40 @@ cdef void adopt_lkb(arena_t* a, shard_t* s, uint32_t i) noexcept nogil:
         r.token = k.token
 
 
-cdef bint lvb_in_use(arena_t* a, shard_t* s, uint32_t slot) noexcept nogil:
-    cdef uint32_t i, n = 0, shard = <uint32_t>(s - a.shards)
-    for i in range(1, load32(&a.hdr.next_rsb)):
-        if a.rsbs[i].flags & R_USED and a.rsbs[i].shard == shard and a.rsbs[i].lvb == slot:
-            return True
-    for i in range(1, load32(&a.hdr.next_lkb)):
-        if a.lkbs[i].bits & B_USED and a.lkbs[i].shard == shard and a.lkbs[i].lvb == slot:
-            return True
-    i = s.free_lvb
-    while i and n < a.hdr.n_lvbs:
-        if i == slot:
-            return True
-        memcpy(&i, lvb_at(a, i), sizeof(uint32_t))
-        n += 1
-    return False
+cdef inline void mark_used(arena_t* a, unsigned char home, int kind, uint32_t* slot) noexcept nogil:
+    if slot[0] >= a.limits[kind] or a.homes[kind][slot[0]] & ~HOME_MARK != home:
+        slot[0] = 0
+    elif slot[0]:
+        a.homes[kind][slot[0]] = home | HOME_MARK
 
 
 cdef void repair_shard(arena_t* a, shard_t* s) noexcept nogil:
     """Make a shard whole again. We have its mutex."""
-    cdef uint32_t i, shard = <uint32_t>(s - a.shards), slot
+    cdef uint32_t i, shard = <uint32_t>(s - a.shards)
+    cdef unsigned char home = home_of(a, s)
+    cdef int kind
     cdef rsb_t* r
     cdef lkb_t* k
+    s.repaired = 1
+    crash_point()
+    for kind in range(KIND_NAME + 1):
+        s.free[kind] = 0
+        i = load32(a.next_[kind])       # where whoever died may just have taken one
+        if i < a.limits[kind] and a.homes[kind][i] != HOME_STOCK:
+            cas32(a.next_[kind], i, i + 1)
+        for i in range(1, load32(a.next_[kind])):
+            if a.homes[kind][i] == home | HOME_MARK:
+                a.homes[kind][i] = home
+    s.used_rsbs = s.used_lkbs = 0
     i = shard
     while i <= a.bucket_mask:
         a.buckets[i] = 0
         i += a.shard_mask + 1
-    s.free_rsb = s.free_lkb = s.used_rsbs = s.used_lkbs = 0
+    crash_point()
     for i in range(1, load32(&a.hdr.next_rsb)):
+        if a.homes[KIND_RSB][i] != home:
+            continue
         r = &a.rsbs[i]
-        if r.shard != shard:
-            continue
-        if not r.flags & R_USED:
-            r.chain = s.free_rsb
-            s.free_rsb = i
-            continue
-        s.used_rsbs += 1
-        r.chain = a.buckets[r.hash & a.bucket_mask]
-        a.buckets[r.hash & a.bucket_mask] = i
         r.granted = r.converting = r.converting_tail = r.waiting = r.waiting_tail = 0
         r.n_locks = 0
         r.special = 0
@@ -115,25 +129,39 @@ cdef void repair_shard(arena_t* a, shard_t* s) noexcept nogil:
         r.held_mask = r.wanted_mask = 0
         memset(r.held, 0, sizeof(r.held))
         memset(r.wanted, 0, sizeof(r.wanted))
+    crash_point()
     for i in range(1, load32(&a.hdr.next_lkb)):
-        if a.lkbs[i].shard == shard:
+        if a.homes[KIND_LKB][i] == home:
             adopt_lkb(a, s, i)
-    for i in range(1, load32(&a.hdr.next_rsb)):
-        r = &a.rsbs[i]
-        if r.shard == shard and r.flags & R_USED and r.n_locks == 0:
-            drop_rsb(a, s, r)
-    slot = s.moving
-    if slot and not lvb_in_use(a, s, slot):
-        give_lvb(a, s, slot)
-    s.moving = 0
-    # A lock may have been on its way to its client's list. Have it looked for there.
-    if s.pushing:
-        k = &a.lkbs[s.pushing]
-        if k.client != NOBODY:
-            or32(&a.clients[k.client].rescan, RESCAN_FDS | RESCAN_EVENTS)
-        s.pushing = 0
+    crash_point()
+    # Whatever nobody has is free.
     for i in range(1, load32(&a.hdr.next_lkb)):
-        k = &a.lkbs[i]
-        if k.shard == shard and k.bits & B_USED and not k.bits & (B_READY | B_ORPHAN):
-            if k.has_cast or k.bast_first or k.bast_then:
-                or32(&a.clients[k.client].rescan, RESCAN_FDS | RESCAN_EVENTS)
+        if a.homes[KIND_LKB][i] == home and a.lkbs[i].bits & B_USED:
+            mark_used(a, home, KIND_LVB, &a.lkbs[i].lvb)
+    for i in range(1, load32(&a.hdr.next_rsb)):
+        if a.homes[KIND_RSB][i] != home:
+            continue
+        r = &a.rsbs[i]
+        if r.flags & R_USED and r.n_locks == 0:
+            if s.token < r.token:
+                s.token = r.token
+            crash_point()
+            r.flags = 0
+        if not r.flags & R_USED:
+            push_free(a, s, KIND_RSB, i)
+            continue
+        mark_used(a, home, KIND_LVB, &r.lvb)
+        mark_used(a, home, KIND_NAME, &r.name_slot)
+        s.used_rsbs += 1
+        r.shard = <uint8_t>shard
+        r.chain = a.buckets[r.hash & a.bucket_mask]
+        crash_point()
+        a.buckets[r.hash & a.bucket_mask] = i
+    crash_point()
+    for kind in range(KIND_LVB, KIND_NAME + 1):
+        for i in range(1, load32(a.next_[kind])):
+            if a.homes[kind][i] == home:
+                push_free(a, s, kind, i)
+            elif a.homes[kind][i] == home | HOME_MARK:
+                a.homes[kind][i] = home
+                crash_point()

@@ -5,12 +5,16 @@ cdef inline void shard_lock(arena_t* a, shard_t* s) noexcept nogil:
     dlm_thread_ready()
     if mutex_lock(&s.mutex, a.futex_flags):
         repair_shard(a, s)
+    if load32(a.state) != a.alive:
+        wait_for_death()
+    crash_point()
 
 
 cdef inline void shard_unlock(arena_t* a, shard_t* s) noexcept nogil:
     if PYDLM_DEBUG:
         check_shard(a, s)
     s.changes += 1
+    crash_point()
     mutex_unlock(&s.mutex, a.futex_flags)
 
 
@@ -45,16 +49,11 @@ cdef void release_lkb(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
 
 cdef lkb_t* add_lkb(op_t* o, rsb_t* r, uint16_t client, uint8_t bits) noexcept nogil:
     cdef uint32_t i = take_lkb(o.a, o.s)
-    cdef uint32_t gen
     cdef lkb_t* k
     if i == 0:
         o.lacking = KIND_LKB
         return NULL
     k = &o.a.lkbs[i]
-    gen = k.gen
-    memset(k, 0, sizeof(lkb_t))     # not B_USED until all of it is there
-    k.gen = gen
-    k.shard = <uint8_t>(o.s - o.a.shards)
     k.rsb = rsb_index(o.a, r)
     k.client = client
     k.grmode = IV
@@ -62,7 +61,7 @@ cdef lkb_t* add_lkb(op_t* o, rsb_t* r, uint16_t client, uint8_t bits) noexcept n
     k.granted_before = IV
     k.born = add32(&o.a.clients[client].born, 1)
     crash_point()
-    k.bits = bits | B_USED
+    k.bits = bits | B_USED      # not before all of it is there
     crash_point()
     r.n_locks += 1
     return k
@@ -84,8 +83,8 @@ cdef int do_lock(
             return ENOSPC
     k = add_lkb(o, r, client, bits)
     if k != NULL and flags & LKF_VALBLK and not bits & B_SYNC:
-        k.lvb = take_lvb(a, o.s)
-        o.s.moving = 0
+        k.lvb = take_slot(a, o.s, KIND_LVB)
+        crash_point()
         if k.lvb == 0:
             o.lacking = KIND_LVB
             release_lkb(o, r, k)

@@ -45,18 +45,20 @@ cdef rsb_t* make_rsb(
     cdef uint32_t i, slot = 0
     cdef rsb_t* r
     if len > NAME_INLINE:
-        slot = take_name(a, s)
+        slot = take_slot(a, s, KIND_NAME)
         if slot == 0:
             lacking[0] = KIND_NAME
             return NULL
-    i = take_rsb(a, s)
+    i = take_slot(a, s, KIND_RSB)
     if i == 0:
         lacking[0] = KIND_RSB
         if slot:
             push_free(a, s, KIND_NAME, slot)
         return NULL
     r = &a.rsbs[i]
+    crash_point()
     memset(r, 0, sizeof(rsb_t))     # not R_USED until all of it is there
+    crash_point()
     r.hash = hash
     r.name_len = <uint8_t>len
     r.name_slot = slot
@@ -67,7 +69,9 @@ cdef rsb_t* make_rsb(
     r.flags = R_USED
     crash_point()
     r.chain = a.buckets[hash & a.bucket_mask]
+    crash_point()
     a.buckets[hash & a.bucket_mask] = i
+    s.used_rsbs += 1
     crash_point()
     return r
 
@@ -76,7 +80,7 @@ cdef void drop_rsb(arena_t* a, shard_t* s, rsb_t* r) noexcept nogil:
     """Forget a resource that has no locks, and with it its lock value block (rule 20)."""
     cdef uint32_t i = rsb_index(a, r), slot = r.lvb
     cdef uint32_t* link = &a.buckets[r.hash & a.bucket_mask]
-    while link[0] != i:
+    while link[0] != i and link[0]:
         link = &a.rsbs[link[0]].chain
     link[0] = r.chain
     crash_point()
@@ -84,18 +88,13 @@ cdef void drop_rsb(arena_t* a, shard_t* s, rsb_t* r) noexcept nogil:
         s.token = r.token       # so that tokens rise though the resource was forgotten
     crash_point()
     if slot:
-        s.moving = slot
-        crash_point()
         r.lvb = 0
         crash_point()
-        give_lvb(a, s, slot)
-        crash_point()
-        s.moving = 0
+        push_free(a, s, KIND_LVB, slot)
     slot = r.name_slot
     r.flags = 0
     crash_point()
     if slot:
         push_free(a, s, KIND_NAME, slot)
-    r.chain = s.free_rsb
-    s.free_rsb = i
+    push_free(a, s, KIND_RSB, i)
     s.used_rsbs -= 1

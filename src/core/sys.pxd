@@ -16,11 +16,14 @@ cdef extern from "sys.h":
     void* MAP_FAILED
     void prefetch(const void* p) noexcept nogil
     uint32_t load32(uint32_t* p) noexcept nogil
+    uint64_t load64(uint64_t* p) noexcept nogil
     void store32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t swap32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t add32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t and32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t or32(uint32_t* p, uint32_t v) noexcept nogil
+    bint cas8(unsigned char* p, unsigned char old, unsigned char new_) noexcept nogil
+    bint cas64(uint64_t* p, uint64_t old, uint64_t new_) noexcept nogil
     bint cas32(uint32_t* p, uint32_t old, uint32_t new_) noexcept nogil
     int futex_wait(uint32_t* word, uint32_t value, int64_t until, int flags) noexcept nogil
     void futex_wake(uint32_t* word, int count, int flags) noexcept nogil
@@ -32,4 +35,5 @@ cdef extern from "sys.h":
     void* mmap(void* addr, size_t length, int prot, int flags, int fd, long offset) noexcept nogil
     int sched_yield() noexcept nogil
     int madvise(void* addr, size_t length, int advice) noexcept nogil
+    int populate(void* start, size_t size) noexcept nogil
     int munmap(void* addr, size_t length) noexcept nogil

@@ -48,7 +48,10 @@ cdef int raise_errno(int error, str what) except -1:
     raise DlmError(f"{what}: {_os.strerror(error)}", errno=error)
 
 
-cdef int raise_full(int kind) except -1:
+cdef int raise_full(arena_t* a, int kind) except -1:
+    if a.full:
+        a.full = False
+        raise LockspaceFull("the tmpfs that the lockspace is on has no memory left")
     raise LockspaceFull(
         "the lockspace has no room for another "
         + ("lock", "resource", "lock value block", "long name")[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -63,6 +64,11 @@ def _daemons_wait() -> None:
         pass
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="CPython 3.10 may crash where daemon threads wait for the GIL as it ends: take_gil "
+    "reads the state of an interpreter that is gone, with threading.Lock in 1 of 50 runs",
+)
 def test_daemon_threads_that_work_when_the_interpreter_ends(alone: Any) -> None:
     for _ in range(3):
         alone(_daemons_work)
