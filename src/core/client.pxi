@@ -3,6 +3,15 @@
 from collections import deque as _deque
 
 
+cdef extern from *:
+    Py_ssize_t Py_REFCNT(PyObject* o) nogil
+
+
+cdef inline bint in_use(PyObject* handle):
+    """Return whether there is a handle: one that is going runs Python too, for weak references."""
+    return handle != NULL and Py_REFCNT(handle) > 0
+
+
 @cython.no_gc_clear     # __dealloc__ needs the arena
 cdef class Client:
     """One client of a lockspace. Several of one process stand for several nodes.
@@ -21,14 +30,11 @@ cdef class Client:
     cdef object wait             # deadlock_wait
     cdef object __weakref__
 
-    def __cinit__(self, *args, **kwargs):
-        self.live = 0
-        self.a = NULL
-        self.handles = NULL
-
-    def __init__(self, Arena arena not None, *, deadlock_wait=1.0):
+    def __cinit__(self, Arena arena not None, *, deadlock_wait=1.0):
         cdef uint32_t i
         cdef client_t* c
+        self.live = 0
+        self.handles = NULL
         self.wait = checked_wait(deadlock_wait)
         if not dlm_thread_ready():
             raise DlmError("the kernel refuses get_robust_list, which the lock manager needs")
@@ -90,7 +96,7 @@ cdef class Client:
         cdef bint ok
         self.live = 0
         for i in range(load32(&self.a.hdr.next_lkb)):
-            if self.handles[i]:
+            if in_use(self.handles[i]):
                 (<Lock>self.handles[i]).dismiss()
         with nogil:
             pthread_mutex_lock(&port.mutex)
@@ -126,7 +132,7 @@ cdef class Client:
 
     @property
     def lvb_len(self):
-        return self.a.lvb_len
+        return self.arena.lvb_len
 
     @property
     def deadlock_wait(self):
@@ -245,7 +251,7 @@ cdef class Client:
                     error = do_convert(&o, &self.a.rsbs[rsb], k, m, bits)
                 op_end(&o, rsb)
             elif o.lacking:
-                self.drain()
+                self.make_room(id_)
                 continue
             else:
                 error = ENOENT
@@ -295,7 +301,7 @@ cdef class Client:
                 error = EINVAL if k.bits & B_SYNC else self.give_up(&o, k, bits, value)
                 op_end(&o, rsb)
             elif o.lacking:
-                self.drain()
+                self.make_room(id_)
                 continue
             else:
                 error = ENOENT
@@ -494,7 +500,7 @@ cdef class Client:
             i = next_
         while back and self.live == dlm_epoch:
             next_ = self.a.lkbs[back].ready_next
-            self.read_events(&self.a.lkbs[back])
+            self.read_events(&self.a.lkbs[back], False)
             back = next_
         if load32(&c.rescan) & RESCAN_EVENTS:
             and32(&c.rescan, ~<uint32_t>RESCAN_EVENTS)
@@ -506,6 +512,13 @@ cdef class Client:
             deaths += 1
         if self.backlog and port.events >= 0:
             eventfd_raise(port.events)      # also where a verb had us make room
+        return 0
+
+    cdef int make_room(self, uint64_t lkid) except -1:
+        """Read the events of one lock, which has no room for more."""
+        self.drain()
+        # Whoever else is in the midst of a drain has it on a list of its own, where it stays.
+        self.read_events(&self.a.lkbs[<uint32_t>lkid], True)
         return 0
 
     cdef int rescan_events(self) except -1:
@@ -524,11 +537,14 @@ cdef class Client:
             )
             shard_unlock(self.a, shard_of(self.a, k))
             if lost:
-                self.read_events(k)
+                self.read_events(k, False)
         return 0
 
-    cdef int read_events(self, lkb_t* k) except -1:
-        """Read what one lock has to tell: a notice, a completion, a notice (rules 24 to 26)."""
+    cdef int read_events(self, lkb_t* k, bint listed) except -1:
+        """Read what one lock has to tell: a notice, a completion, a notice (rules 24 to 26).
+
+        `listed`: it may still be on a list of those that have events.
+        """
         cdef lkb_t copy
         cdef uint32_t i = lkb_index(self.a, k)
         cdef uint64_t lkid
@@ -552,9 +568,10 @@ cdef class Client:
         if copy.has_cast:
             k.granted_before = copy.cast_mode
         crash_point()
-        k.bits &= ~B_READY
+        if not listed:
+            k.bits &= ~B_READY
         crash_point()
-        if is_zombie(k) and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
+        if not k.bits & B_READY and is_zombie(k) and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
             give_lkb(self.a, shard_of(self.a, k), k)
         shard_unlock(self.a, shard_of(self.a, k))
 
@@ -581,7 +598,7 @@ cdef class Client:
     cdef object native_notice(self, uint64_t lkid, int mode):
         """Return the event of a native lock's notice; None if it is in nobody's way any more."""
         cdef uint32_t i = <uint32_t>lkid
-        if self.handles[i] == NULL or self.a.lkbs[i].gen != lkid >> 32:
+        if not in_use(self.handles[i]) or self.a.lkbs[i].gen != lkid >> 32:
             return None
         if modes_compatible(self.a.lkbs[i].grmode, mode):
             return None

@@ -111,6 +111,8 @@ cdef list find_cycle(arena_t* a, uint32_t start):
         for edge in path[len(path) - 1][2]:
             owner = edge[2], edge[3]
             if owner == me:
+                if len(path) == 1:
+                    continue        # for itself, as it thinks: see rule 34
                 steps = [(lock, via) for lock, via, _ in path] + [(start, edge)]
                 if all(
                     steps[j + 1][1] in blockers(a, steps[j][0]) for j in range(len(steps) - 1)
@@ -152,7 +154,8 @@ cdef object describe(arena_t* a, uint32_t i):
     pid = pid_of(a, copy.client)
     return DeadlockMember(
         text[:n], mode_or_none(copy.rqmode), mode_or_none(copy.grmode),
-        f"process {pid} thread {copy.owner}", <uint64_t>copy.gen << 32 | i,
+        f"process {pid} " + (f"thread {copy.owner}" if copy.owner else "(thread unknown)"),
+        <uint64_t>copy.gen << 32 | i,
     )
 
 

@@ -44,7 +44,7 @@ cdef void helper_join(arena_t* a) noexcept nogil:
     if helper.n == MAX_ARENAS:
         helper.answer = ENOSPC
         return
-    for i in range(LIVES):
+    for i in range(<uint32_t>LIVES):
         helper.answer = life_begin(&p.life[i])
         if helper.answer:
             return
@@ -71,7 +71,7 @@ cdef void helper_leave(arena_t* a) noexcept nogil:
     # Nobody who dies from here on is missed: there are no connections any more.
     store32(&p.state, p.pid << P_BITS | P_BETWEEN)
     crash_point()
-    for i in range(LIVES):
+    for i in range(<uint32_t>LIVES):
         pthread_mutex_unlock(&p.life[i])
         crash_point()
     a.state = &a.outside

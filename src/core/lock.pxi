@@ -5,6 +5,7 @@
 
 cdef object EX_MODE = Mode.EX
 cdef object PR_MODE = Mode.PR
+cdef object NO_TIMEOUT = -1
 
 cdef enum:
     SHUT                     # closed, or not open yet
@@ -18,7 +19,8 @@ cdef enum:
     CALLED
     DISMISSED
 
-# A thread in line for the handle; lives on that thread's stack.
+# A thread in line for the handle. Not on that thread's stack, which may go under it: a daemon
+# thread ends inside of its wait when the interpreter does.
 cdef struct waiter_t:
     uint32_t word
     uint32_t edge            # its lock slot in the arena, once a search has to see it
@@ -29,8 +31,12 @@ cdef double TIMEOUT_MAX = 9223372036.0       # as threading.TIMEOUT_MAX
 cdef int64_t NEVER = -1
 
 
-cdef int64_t deadline_of(bint blocking, double timeout) except -2:
+cdef int64_t deadline_of(blocking, limit) except -2:
     """Check the arguments as threading.Lock does; return an absolute time in ns, or NEVER."""
+    cdef double timeout
+    if isinstance(blocking, Mode) or isinstance(limit, Mode):
+        raise TypeError("mode is a keyword: acquire(mode=Mode.PR)")
+    timeout = limit
     if timeout == -1:
         return NEVER
     if not blocking:
@@ -102,7 +108,7 @@ cdef class Lock:
 
     # Taking and giving up.
 
-    def acquire(self, bint blocking=True, double timeout=-1, *, mode=EX_MODE):
+    def acquire(self, blocking=True, timeout=NO_TIMEOUT, *, mode=EX_MODE):
         """Take the lock; return whether it could be had in `timeout` seconds (-1: no limit).
 
         Waits until the lock manager grants it, first come, first served. The wait ends early by
@@ -110,8 +116,10 @@ cdef class Lock:
         never end (DeadlockError). Arguments and their errors are those of threading.Lock.
         """
         cdef int m = EX if mode is EX_MODE else PR if mode is PR_MODE else held_mode(mode)
-        if timeout == -1 and self.state == IDLE and self.take_at_once(m):
-            return True
+        if self.state == IDLE and timeout is NO_TIMEOUT and blocking is True:
+            if self.take_at_once(m):
+                return True
+            return self.take(m, True, NEVER)
         return self.take(m, blocking, deadline_of(blocking, timeout))
 
     def __enter__(self):
@@ -120,7 +128,8 @@ cdef class Lock:
         return self
 
     def __exit__(self, exc_type, exc, tb):
-        self.give_back()
+        if exc_type is None or not self.gone():
+            self.give_back()
 
     def release(self):
         """Give the lock up, back to NL, and publish what was written to its lock value block.
@@ -137,8 +146,10 @@ cdef class Lock:
         cdef shard_t* s
         prefetch(r)
         prefetch(&k.sbflags)
+        if self.client.live != dlm_epoch:
+            return False            # in a forked child, the arena is not even mapped
         s = shard_of(a, k)
-        if self.client.live != dlm_epoch or not dlm_thread_ready() or not mutex_trylock(&s.mutex):
+        if not dlm_thread_ready() or not mutex_trylock(&s.mutex):
             return False
         if r.converting or r.held_mask & dlm_conflicts[mode] or load32(a.state) != a.alive:
             shard_unlock(a, s)
@@ -208,7 +219,7 @@ cdef class Lock:
             grant_pending(&o, r)
         op_end(&o, k.rsb)
 
-    def convert(self, mode, bint blocking=True, double timeout=-1):
+    def convert(self, mode, blocking=True, timeout=NO_TIMEOUT):
         """Change the mode in place, without letting go; return whether it could be had in time.
 
         Up: waits as `acquire` does; if two would wait for each other's mode, the second gets
@@ -247,11 +258,12 @@ cdef class Lock:
         op_end(&o, self.k.rsb)
         return found
 
-    def held(self, mode=EX_MODE, bint blocking=True, double timeout=-1):
+    def held(self, mode=EX_MODE, blocking=True, timeout=NO_TIMEOUT):
         """Return a context manager that holds the lock in `mode`.
 
         Entering it raises WouldBlock or LockTimeout where `acquire` would return False.
         """
+        deadline_of(blocking, timeout)
         return Held(self, held_mode(mode), blocking, timeout)
 
     def close(self):
@@ -324,7 +336,10 @@ cdef class Lock:
         )
 
     def fileno(self):
-        """Return an eventfd that is readable as long as this lock blocks somebody.
+        """Return an eventfd that is readable as long as this lock blocks somebody else's.
+
+        Poll it, never read it: the lock manager clears it. A thread that waits for this same
+        handle does not count.
 
         Made on first use, owned by the lock, gone with it. Raises OSError where the process may
         have no more descriptors; the lock is unharmed.
@@ -451,6 +466,13 @@ cdef class Lock:
             shard_unlock(o.a, o.s)
             self.check_open()
         return 0
+
+    cdef bint gone(self) noexcept:
+        """Return whether a body that ends by an error finds its lock released or closed already.
+
+        That is no news beside what went wrong in the body, and would hide it.
+        """
+        return not self.is_open() or self.state == IDLE or self.state == TURN
 
     cdef int check_open(self) except -1:
         if self.state == SHUT:
@@ -616,8 +638,8 @@ cdef class Lock:
                 elif rc == ETIMEDOUT:
                     if until == deadline:
                         return not self.take_back(in_line)
-                    look_at = NEVER
-                    self.break_deadlock(in_line)
+                    # Again only if there was no slot to be seen by.
+                    look_at = NEVER if self.break_deadlock(in_line) else look_at + 1000000000
         except BaseException:
             self.take_back(in_line)
             raise
@@ -658,8 +680,11 @@ cdef class Lock:
 
     cdef bint stand_in_line(self, int mode, int64_t deadline) except -1:
         """Wait for our turn; True: the handle is ours to use. False: the deadline came first."""
-        cdef waiter_t w
+        cdef waiter_t* w = <waiter_t*>malloc(sizeof(waiter_t))
         cdef waiter_t** end
+        cdef uint32_t how
+        if w == NULL:
+            raise MemoryError
         w.word = IN_LINE
         w.next = NULL
         w.edge = 0
@@ -667,18 +692,20 @@ cdef class Lock:
         end = &self.first
         while end[0] != NULL:
             end = &end[0].next
-        end[0] = &w
+        end[0] = w
         try:
-            if not self.sleep(&w.word, IN_LINE, deadline, &w):
+            if not self.sleep(&w.word, IN_LINE, deadline, w):
                 return False
         except BaseException:
             if w.word == CALLED:
                 self.call_next()
             raise
         finally:
-            self.forget_edge(&w)
+            how = w.word
+            self.forget_edge(w)
+            free(w)
         self.check_open()       # closed between the call and our coming
-        if w.word == DISMISSED:
+        if how == DISMISSED:
             raise Cancelled("the wait was cancelled")
         return True
 
@@ -713,17 +740,17 @@ cdef class Lock:
 
     # Deadlocks (rule 34).
 
-    cdef int break_deadlock(self, waiter_t* in_line) except -1:
-        """Raise DeadlockError if this thread waits in a cycle."""
+    cdef bint break_deadlock(self, waiter_t* in_line) except -1:
+        """Raise DeadlockError if this thread waits in a cycle; False: could not look."""
         cdef arena_t* a = self.client.a
         cdef uint32_t node = self.client.this_node
         cdef uint32_t index = self.index()
         if not self.is_open():
-            return 0            # closed under us; the caller will see
+            return True         # closed under us; the caller will see
         if in_line != NULL:
             index = self.show_edge(in_line)
             if index == 0:
-                return 0
+                return False
         with nogil:
             search_begin(a, node)
         try:
@@ -735,7 +762,7 @@ cdef class Lock:
                     raise deadlock_error(members)
         finally:
             search_end(a)
-        return 0
+        return True
 
     cdef uint32_t show_edge(self, waiter_t* w) noexcept:
         """Make a wait in line visible to searches, as a lock slot that is on no queue."""
@@ -743,8 +770,16 @@ cdef class Lock:
         cdef arena_t* a = self.client.a
         cdef lkb_t* k
         cdef uint32_t i
-        enter(&o, a, shard_of(a, self.k))
-        i = take_lkb(a, o.s) if self.is_open() else 0
+        if w.edge:
+            return w.edge
+        while True:
+            enter(&o, a, shard_of(a, self.k))
+            i = take_lkb(a, o.s) if self.is_open() else 0
+            if i or not self.is_open():
+                break
+            shard_unlock(a, o.s)
+            if not refill(a, o.s, KIND_LKB):
+                return 0
         if i:
             k = &a.lkbs[i]
             k.rsb = self.k.rsb
@@ -797,26 +832,30 @@ cdef class Held:
     cdef Lock lock
     cdef int mode
     cdef bint blocking
-    cdef double timeout
+    cdef object timeout
 
-    def __cinit__(self, Lock lock not None, int mode, bint blocking, double timeout):
+    def __cinit__(self, Lock lock not None, int mode, bint blocking, timeout):
         self.lock = lock
         self.mode = mode
         self.blocking = blocking
         self.timeout = timeout
 
     def __enter__(self):
-        if self.timeout == -1 and self.lock.state == IDLE and self.lock.take_at_once(self.mode):
+        if (
+            self.timeout is NO_TIMEOUT and self.blocking
+            and self.lock.state == IDLE and self.lock.take_at_once(self.mode)
+        ):
             return self.lock
         if not self.lock.take(self.mode, self.blocking, deadline_of(self.blocking, self.timeout)):
             raise_not_in_time(self.lock.name, MODES[self.mode], self.blocking, self.timeout)
         return self.lock
 
     def __exit__(self, exc_type, exc, tb):
-        self.lock.give_back()
+        if exc_type is None or not self.lock.gone():
+            self.lock.give_back()
 
 
-cdef int raise_not_in_time(bytes name, mode, bint blocking, double timeout) except -1:
+cdef int raise_not_in_time(bytes name, mode, bint blocking, timeout) except -1:
     if blocking:
         raise LockTimeout(f"{name!r} could not be had in {mode.name} within {timeout} seconds")
     raise WouldBlock(f"{name!r} cannot be had in {mode.name} at once")

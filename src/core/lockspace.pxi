@@ -30,20 +30,19 @@ cdef class Arena:
     cdef uint32_t made_in        # of the process that made this object
     cdef object __weakref__
 
-    def __cinit__(self, str name, **options):
+    def __cinit__(
+        self, str name not None, *, capacity=None, lvb_len=None, int fd=-1, bint create=True,
+        boot=b"",
+    ):
+        cdef header_t layout
+        cdef uint32_t i
+        cdef bytes this_boot
         self.name = name
         self.a.hdr = NULL
         self.a.ports = NULL
         self.a.outside = 0
         self.epoch = 0
         self.made_in = dlm_epoch
-
-    def __init__(
-        self, str name, *, capacity=None, lvb_len=None, int fd=-1, bint create=True, boot=b""
-    ):
-        cdef header_t layout
-        cdef uint32_t i
-        cdef bytes this_boot
         if create:
             check_sizes(capacity, lvb_len)
             memset(&layout, 0, sizeof(layout))
@@ -133,6 +132,7 @@ cdef class Arena:
 
     def processes(self):
         """Return (pid, start time in clock ticks since boot) of all processes that are in."""
+        self.check_here()
         return processes_in(&self.a)
 
     def __dealloc__(self):
@@ -145,9 +145,17 @@ cdef class Arena:
             munmap(self.a.hdr, self.size)
         free(self.a.ports)
 
+    cdef int check_here(self) except -1:
+        """Raise Forked in a child of the process that mapped a shared arena: it has not got it."""
+        if self.shared and self.made_in != dlm_epoch:
+            raise Forked(
+                f"lockspace {self.name!r} is the parent process's; connect again in the child"
+            )
+        return 0
+
     @property
     def capacity(self):
-        return self.a.hdr.n_lkbs - 1
+        return self.a.limits[KIND_LKB] - 1
 
     @property
     def lvb_len(self):
@@ -157,16 +165,19 @@ cdef class Arena:
     def connections(self):
         """How many connections there are."""
         cdef uint32_t i
+        self.check_here()
         return sum(1 for i in range(self.a.hdr.n_clients) if load32(&self.a.clients[i].claim))
 
     def usage(self):
         """Return how many locks and resources exist, as a dict."""
+        self.check_here()
         return usage_of(&self.a)
 
     def check(self):
         """Check every invariant; raise AssertionError if one is broken (stderr says which)."""
         cdef uint32_t i
         cdef bint sound
+        self.check_here()
         for i in range(<uint32_t>N_SHARDS):
             with nogil:
                 shard_lock(&self.a, &self.a.shards[i])

@@ -62,14 +62,14 @@ cdef int raise_full(arena_t* a, int kind) except -1:
 cdef bytes resource_name(name):
     """Return a resource's name as bytes: text is UTF-8 (rule 28)."""
     cdef bytes raw
-    if isinstance(name, bytes):
+    if type(name) is bytes:
         raw = name
     elif isinstance(name, str):
         try:
             raw = (<str>name).encode()
         except UnicodeEncodeError as error:
             raise BadArgument(f"resource name {name!r} cannot be encoded: {error.reason}") from None
-    elif isinstance(name, (bytearray, memoryview)):
+    elif isinstance(name, (bytes, bytearray, memoryview)):
         raw = bytes(name)
     else:
         raise TypeError(f"a resource name is str or bytes, not {type(name).__name__}")
@@ -109,9 +109,10 @@ cdef object checked_wait(wait):
         return None
     if not isinstance(wait, (int, float)):
         raise TypeError(f"deadlock_wait is seconds or None, not {type(wait).__name__}")
-    if not wait >= 0:
+    seconds = float(wait)
+    if not seconds >= 0:
         raise BadArgument(f"deadlock_wait is None or at least 0 seconds, not {wait!r}")
-    return wait
+    return seconds
 
 
 cdef int held_mode(mode) except -1:
@@ -122,12 +123,12 @@ cdef int held_mode(mode) except -1:
             return m
     if not isinstance(mode, int) or isinstance(mode, bool):
         raise TypeError(f"mode is a pydlm.Mode, not {type(mode).__name__}")
-    if not NL < mode <= EX:
-        if mode == NL:
+    number = int(mode)
+    if not NL < number <= EX:
+        if number == NL:
             raise BadArgument("an open lock holds NL already; release() goes back to it")
-        raise BadArgument(f"mode {mode!r} is none of CR, CW, PR, PW, EX")
-    m = mode
-    return m
+        raise BadArgument(f"mode {number} is none of CR, CW, PR, PW, EX")
+    return number
 
 
 cdef bytes block_value(value, uint32_t lvb_len):

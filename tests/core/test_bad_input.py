@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pydlm
-from pydlm import BadArgument, Busy, DlmError, LockFlag, Mode, NoSuchLock, WouldBlock
+from pydlm import BadArgument, Busy, DlmError, LockFlag, Mode, NoSuchLock, WouldBlock, _core
 from pydlm.types import ECANCEL, EUNLOCK
 
 F = LockFlag
@@ -498,3 +498,77 @@ def test_how_long_to_wait_for_a_deadlock_is_checked_when_it_is_set(world: Any, w
     with pytest.raises((BadArgument, TypeError)):
         ls.stack.deadlock_wait = wait
     assert ls.stack.deadlock_wait == 1.0
+
+
+@pytest.mark.parametrize("args", [(Mode.PR,), (True, Mode.PR), (Mode.NL, Mode.EX)])
+def test_a_mode_in_the_place_of_another_argument(world: Any, args: tuple[Any, ...]) -> None:
+    lk = world.connect().lock("x")
+    calls = [lambda: lk.acquire(*args), lambda: lk.held(Mode.PR, *args)]
+    for call in calls:
+        with pytest.raises(TypeError, match="mode is a keyword"):
+            call()
+    assert not lk.locked()
+    lk.acquire()
+    with pytest.raises(TypeError, match="mode is a keyword"):
+        lk.convert(Mode.PR, *args)
+    assert lk.granted is Mode.EX
+
+
+def test_a_context_manager_checks_its_arguments_when_it_is_made(world: Any) -> None:
+    lk = world.connect().lock("x")
+    for blocking, timeout in ((True, float("nan")), (False, 2), (True, -2)):
+        with pytest.raises(BadArgument):
+            lk.held(Mode.PR, blocking, timeout)
+
+
+class Liar(int):
+    """Says that it is less than anything."""
+
+    def __lt__(self, other: object) -> bool:
+        return True
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+
+def test_a_mode_is_what_it_is_and_not_what_it_says(world: Any) -> None:
+    lk = world.connect().lock("x")
+    with pytest.raises(BadArgument):
+        lk.acquire(mode=Liar(100))
+    assert lk.acquire(mode=Liar(3)) and lk.granted is Mode.PR
+
+
+def test_a_name_of_a_subclass(world: Any) -> None:
+    class Name(bytes):
+        pass
+
+    assert world.connect().lock(Name(b"x")).name == b"x"
+
+
+@pytest.mark.parametrize("make", ["Client", "Arena", "Lock", "Held"])
+def test_objects_are_made_whole_or_not_at_all(make: str) -> None:
+    kind = getattr(_core, make)
+    with pytest.raises(TypeError):
+        kind.__new__(kind)
+
+
+def test_to_be_made_again_changes_nothing(world: Any) -> None:
+    ls = world.connect()
+    lk = ls.lock("x")
+    lk.acquire()
+    ls.stack.__init__(ls.stack.arena)
+    ls.stack.arena.__init__("y", capacity=16, lvb_len=8)
+    assert lk.locked() and world.usage(ls) == (1, 1)
+
+
+@pytest.mark.parametrize("how", ["release", "close", "leave"])
+@pytest.mark.parametrize("mode", [None, Mode.PR])
+def test_what_went_wrong_in_the_body_is_what_is_raised(
+    world: Any, how: str, mode: Mode | None
+) -> None:
+    # And not that the lock was closed, or released, meanwhile.
+    ls = world.connect()
+    lk = ls.lock("x")
+    end = {"release": lk.release, "close": lk.close, "leave": ls.close}[how]
+    with pytest.raises(ZeroDivisionError), lk if mode is None else lk.held(mode):
+        end()
+        _ = 1 / 0

@@ -339,3 +339,42 @@ def test_a_descriptor_goes_with_its_lock(world: Any) -> None:
     for fd in fds[1:]:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+def test_handle_then_connection_closed_before_the_waiter_comes(alone: Any) -> None:
+    alone(_closed_twice_under_a_waiter)
+
+
+def _closed_twice_under_a_waiter() -> None:
+    import contextlib
+    import sys
+    import threading
+    import time
+
+    import pydlm
+
+    sys.setswitchinterval(10)  # the waiter is woken, but others keep the interpreter
+    keep = pydlm.connect("x")
+    held = keep.lock("r")
+    held.acquire()
+    for _ in range(20):
+        ls = pydlm.connect("x")
+        lk = ls.lock("r")
+
+        def wait(lk=lk):
+            with contextlib.suppress(pydlm.Closed):
+                lk.acquire()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while lk.requested is None:
+            time.sleep(0.0001)
+        lk.close()
+        ls.close()
+        waiting.join()
+        one, two = keep.lock("r"), keep.lock("r")
+        assert one.lkid != two.lkid
+        keep.stack.arena.check()
+        one.close()
+        two.close()
+    assert keep.stack.arena.usage()["locks"] == 1

@@ -158,7 +158,7 @@ def test_a_connection_in_a_cycle(world: Any) -> None:
     other = world.connect()
     ls: Any = pydlm.connect(world.name, stack="local")
     ls.stack.lock("x", Mode.EX)
-    ls.stack.me = ls
+    ls.me = ls
     assert ls.dispatch(1) and ls.fileno()
     del ls
     gc.collect()
@@ -224,3 +224,27 @@ def test_the_names_of_lockspaces_are_forgotten(world: Any) -> None:
     gc.collect()
     assert len(local._arenas) == before
     assert threading.active_count() >= 1
+
+
+def test_no_event_hands_out_a_handle_that_is_going(world: Any) -> None:
+    # Weak references to it run Python while it goes.
+    ls, other = world.connect(), world.connect()
+    ls.fileno()
+    lk, contender = ls.lock("x"), other.lock("x")
+    lk.acquire()
+    waiting = world.thread(contender.acquire)
+    seen: list[Any] = []
+    ref = weakref.ref(lk, lambda _: seen.extend(ls.dispatch()))
+    with pytest.warns(ResourceWarning):
+        del lk
+    assert waiting.result()
+    assert seen == [] and ref() is None
+
+
+def test_a_connection_closed_from_the_end_of_a_handle(world: Any) -> None:
+    ls = pydlm.connect(world.name, stack="local")
+    lk = ls.lock("x")
+    ref = weakref.ref(lk, lambda _: ls.close())
+    del lk
+    assert ref() is None
+    assert world.usage(world.connect()) == (0, 0)

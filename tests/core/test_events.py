@@ -340,3 +340,67 @@ def _close_in_dispatch() -> None:
         other.stack.arena.check()
         ls.close()
         other.close()
+
+
+def test_a_verb_while_another_thread_reads_events(alone: Any) -> None:
+    alone(_verbs_beside_a_dispatcher)
+
+
+def _verbs_beside_a_dispatcher() -> None:
+    import sys
+    import threading
+
+    import pydlm
+    from pydlm import Completion, LockFlag, Mode
+
+    # The reader has taken the list of a thousand locks, and gives the interpreter away amid them.
+    sys.setswitchinterval(1e-5)
+    ls = pydlm.connect("x")
+    stack = ls.stack
+    answers, stop = [0], []
+
+    def read():
+        while not stop:
+            answers[0] += sum(isinstance(event, Completion) for event in ls.dispatch())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    rounds, n = 5, 1000
+    for _ in range(rounds):
+        ids = [stack.lock(f"r{i}", Mode.NL, LockFlag.VALBLK) for i in range(n)]
+        for lkid in ids:
+            stack.convert(lkid, Mode.PR, LockFlag.VALBLK)
+            stack.unlock(lkid)
+    stop.append(None)
+    reader.join()
+    answers[0] += len(ls.dispatch())
+    assert answers[0] == 3 * rounds * n
+    assert stack.arena.usage()["locks"] == 0
+
+
+def test_a_verb_in_a_signal_handler_amid_the_reading(world: Any) -> None:
+    # The handler finds a lock whose events are on the list that it interrupted.
+    import signal
+
+    ls = world.connect()
+    ids = [ls.stack.lock(f"r{i}", Mode.NL) for i in range(300)]
+    done: list[int] = []
+
+    def handler(*_: object) -> None:
+        for lkid in ids[len(done) :][:1]:
+            ls.stack.convert(lkid, Mode.PR)
+            done.append(lkid)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        while len(done) < len(ids):
+            ls.dispatch()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    ls.dispatch()
+    assert all(s.granted is Mode.PR for s in ls.dump())
+    for lkid in ids:
+        ls.stack.unlock(lkid)
+    ls.dispatch()

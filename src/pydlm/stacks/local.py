@@ -39,6 +39,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 class LocalStack(_core.Client):
     """A connection to a lockspace of this process. The lockspace lasts as long as one is open."""
 
+    __slots__ = ()
+
     name: ClassVar[str] = "local"
     capabilities: ClassVar[frozenset[str]] = ARENA_CAPABILITIES
 

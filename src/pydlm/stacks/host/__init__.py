@@ -60,6 +60,8 @@ def default_directory() -> Path:
 class HostStack(_core.Client):
     """A connection to a lockspace that all processes of this host can join."""
 
+    __slots__ = ()
+
     name: ClassVar[str] = "host"
     capabilities: ClassVar[frozenset[str]] = ARENA_CAPABILITIES
 
