@@ -571,8 +571,7 @@ cdef class Client:
         if not listed:
             k.bits &= ~B_READY
         crash_point()
-        if not k.bits & B_READY and is_zombie(k) and not k.bits & B_FD_SYNC and load32(&k.futex) != LEFT_TO_WAITER:
-            give_lkb(self.a, shard_of(self.a, k), k)
+        give_if_done(self.a, shard_of(self.a, k), k)
         shard_unlock(self.a, shard_of(self.a, k))
 
         lkid = <uint64_t>copy.gen << 32 | i

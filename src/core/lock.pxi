@@ -672,8 +672,7 @@ cdef class Lock:
             store32(&self.k.futex, 0)       # so that who closes it need not leave it to us
         else:
             store32(&self.k.futex, 0)
-            if not self.k.bits & (B_READY | B_FD_SYNC):
-                give_lkb(o.a, o.s, self.k)
+            give_if_done(o.a, o.s, self.k)
         shard_unlock(o.a, o.s)
 
     # The line before the handle: threads of this process that wait for it to be given up.

@@ -22,8 +22,7 @@ cdef void sync_fd(arena_t* a, port_t* p, uint32_t i) noexcept nogil:
     shard_lock(a, shard_of(a, k))
     k.bits &= ~B_FD_SYNC
     if is_zombie(k):
-        if not k.bits & B_READY and load32(&k.futex) != LEFT_TO_WAITER:
-            give_lkb(a, shard_of(a, k), k)
+        give_if_done(a, shard_of(a, k), k)
     else:
         level = wanted_by_others(&a.rsbs[k.rsb], k) > NL
     shard_unlock(a, shard_of(a, k))

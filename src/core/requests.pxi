@@ -41,10 +41,8 @@ cdef void release_lkb(op_t* o, rsb_t* r, lkb_t* k) noexcept nogil:
     r.n_locks -= 1
     if r.n_locks == 0:
         drop_rsb(o.a, o.s, r)
-    if k.bits & (B_READY | B_FD_SYNC) or load32(&k.futex) == LEFT_TO_WAITER:
-        k.queue = Q_NONE        # a zombie
-    else:
-        give_lkb(o.a, o.s, k)
+    k.queue = Q_NONE            # a zombie, if something still refers to it
+    give_if_done(o.a, o.s, k)
 
 
 cdef lkb_t* add_lkb(op_t* o, rsb_t* r, uint16_t client, uint8_t bits) noexcept nogil:

@@ -124,6 +124,12 @@ cdef inline void give_lkb(arena_t* a, shard_t* s, lkb_t* k) noexcept nogil:
     s.used_lkbs -= 1
 
 
+cdef inline void give_if_done(arena_t* a, shard_t* s, lkb_t* k) noexcept nogil:
+    """Free the slot of a lock that is gone, unless a list or a waiting thread refers to it."""
+    if is_zombie(k) and not k.bits & (B_READY | B_FD_SYNC) and load32(&k.futex) != LEFT_TO_WAITER:
+        give_lkb(a, s, k)
+
+
 cdef inline bint ensure_lvb(arena_t* a, shard_t* s) noexcept nogil:
     """Make sure that the next write of a lock value block finds a slot."""
     cdef uint32_t slot

@@ -7,6 +7,7 @@ from typing import Final
 
 from pydlm.cli.bench.crowd import holders, waiters
 from pydlm.cli.bench.handover import handover
+from pydlm.cli.bench.host import host_alone, host_handover, host_notice, host_scale
 from pydlm.cli.bench.memory import memory
 from pydlm.cli.bench.million import million
 from pydlm.cli.bench.notice import notice
@@ -28,4 +29,8 @@ BENCHMARKS: Final[dict[str, Callable[[Plan], Iterator[Row]]]] = {
     "memory": memory,
     "holders": holders,
     "waiters": waiters,
+    "host": host_alone,
+    "host.handover": host_handover,
+    "host.notice": host_notice,
+    "host.scale": host_scale,
 }

@@ -14,6 +14,7 @@ from pydlm.cli.bench.environment import environment
 from pydlm.cli.bench.row import Row
 from pydlm.cli.bench.sampling import Figures, Plan
 from pydlm.cli.terminal import AsJson, on_stderr, on_stdout, pydlm_version, write_json
+from pydlm.errors import StackUnavailable, Unsupported
 
 __all__ = ["bench"]
 
@@ -48,7 +49,10 @@ def bench(
     with on_stderr().status("") as status:
         for name in only or BENCHMARKS:
             status.update(f"measuring: {name}")
-            rows += BENCHMARKS[name](plan)
+            try:
+                rows += BENCHMARKS[name](plan)
+            except (Unsupported, StackUnavailable) as error:
+                on_stderr().print(f"{name}: not measured: {error}")
     where = {"pydlm": pydlm_version(), **environment()}
     if json:
         write_json(
