@@ -5,7 +5,9 @@
 
 cimport cython
 
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOENT, ENOSPC, ETIMEDOUT
+from libc.errno cimport (
+    EAGAIN, EBUSY, EINTR, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ETIMEDOUT
+)
 from libc.errno cimport errno
 from libc.stdint cimport (
     int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
@@ -33,6 +35,7 @@ include "notices.pxi"
 include "grant.pxi"
 include "pump.pxi"
 include "requests.pxi"
+include "direct.pxi"
 include "purge.pxi"
 include "repair.pxi"
 include "procs.pxi"

@@ -28,7 +28,7 @@ cdef extern from "sys.h":
         int8_t* state, int grmode, int rqmode, int queue, int highbast) noexcept nogil
 
 cdef enum:
-    LAYOUT = 3               # raise with every change of the structs below
+    LAYOUT = 4               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
     MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
@@ -120,8 +120,9 @@ cdef struct proc_t:          # a process that has the arena mapped
     uint32_t state
     uint32_t pid
     uint64_t started         # clock ticks since boot: tells it from a later one of that pid
+    uint64_t pid_space       # of which its pid is one, 0 unknown
     pthread_mutex_t life[LIVES]    # robust; held by its helper thread as long as it lives
-    uint64_t padding[2]      # `state` is read with each request; what follows changes often
+    uint64_t padding         # `state` is read with each request; what follows changes often
     uint32_t doorbell        # RUNG, or ASLEEP: its helper thread has to be woken
     uint32_t in_flight       # threads that have changed something and not told all concerned
     uint32_t purger          # proc + 1 that clears up after it
@@ -190,6 +191,8 @@ cdef struct lkb_t:
     int32_t status           # of the last request
     uint32_t seq             # order within its queue
     uint32_t born            # order among the locks of its client, or among orphans
+    int32_t fd               # its own descriptor in its owner's process + 1
+    uint32_t duplicated      # others may raise that, which the owner does not see
 
 # What a process keeps for a connection of its own, outside of the arena.
 cdef struct port_t:
@@ -206,6 +209,7 @@ cdef struct arena_t:
     unsigned char* homes[4]
     bint full                # the tmpfs has no memory left
     bint joined              # just now
+    void* duplicates         # of descriptors of others: see direct.pxi; NULL none
     header_t* hdr
     shard_t* shards
     proc_t* procs

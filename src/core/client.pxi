@@ -93,6 +93,7 @@ cdef class Client:
         cdef port_t* port = &self.a.ports[self.slot]
         cdef client_t* c = &self.a.clients[self.slot]
         cdef uint32_t i
+        cdef int32_t* fds
         cdef bint ok
         self.live = 0
         for i in range(load32(&self.a.hdr.next_lkb)):
@@ -101,18 +102,19 @@ cdef class Client:
         with nogil:
             pthread_mutex_lock(&port.mutex)
             port.open = False
-            if port.fds != NULL:
-                for i in range(load32(&self.a.hdr.next_lkb)):
-                    if port.fds[i]:
-                        close((port.fds[i] >> 1) - 1)
-                munmap(port.fds, self.a.hdr.n_lkbs * sizeof(int32_t))
-                port.fds = NULL
+            fds = port.fds
+            port.fds = NULL
             if port.events >= 0:
                 close(port.events)
                 port.events = -1
             pthread_mutex_unlock(&port.mutex)
             ok = purge_client(
                 self.a, self.slot, claim_word(self.a.me + 1, self.this_node), died)
+            if fds != NULL:         # not before nobody believes in them any more: see direct.pxi
+                for i in range(load32(&self.a.hdr.next_lkb)):
+                    if fds[i]:
+                        close((fds[i] >> 1) - 1)
+                munmap(fds, self.a.hdr.n_lkbs * sizeof(int32_t))
             if died:
                 pump_all(self.a)
         self.backlog.clear()

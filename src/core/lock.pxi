@@ -366,6 +366,7 @@ cdef class Lock:
             port.fds[self.index()] = (fd + 1) << 1
             shard_lock(client.a, shard_of(client.a, self.k))
             self.k.bits |= B_HAS_FD
+            self.k.fd = fd + 1
             client.a.rsbs[self.k.rsb].flags |= R_POLLED
             shard_unlock(client.a, shard_of(client.a, self.k))
             sync_fd(client.a, port, self.index())
@@ -494,16 +495,10 @@ cdef class Lock:
         cdef arena_t* a = self.client.a
         cdef port_t* port = &a.ports[self.client.slot]
         cdef lkb_t* k = self.k
-        cdef uint32_t rsb
+        cdef uint32_t rsb, i = self.index()
         cdef bint unread
         self.state = SHUT
-        self.client.handles[self.index()] = NULL
-        if k.bits & B_HAS_FD:
-            pthread_mutex_lock(&port.mutex)
-            if port.fds != NULL and port.fds[self.index()]:
-                close((port.fds[self.index()] >> 1) - 1)
-                port.fds[self.index()] = 0
-            pthread_mutex_unlock(&port.mutex)
+        self.client.handles[i] = NULL
         enter(&o, a, shard_of(a, k))
         if self.client.live != dlm_epoch:
             shard_unlock(a, o.s)
@@ -512,12 +507,18 @@ cdef class Lock:
         if k.bits & B_DIRTY:
             publish_dirty(a, o.s, &a.rsbs[rsb], k)
         k.bits &= ~B_HAS_FD
+        k.fd = 0                # before it is closed: see direct.pxi
         if load32(&k.futex):
             store32(&k.futex, LEFT_TO_WAITER)
             futex_wake(&k.futex, 1, a.futex_flags)
         unread = k.bits & B_READY != 0
         do_unlock(&o, &a.rsbs[rsb], k)
         op_end(&o, rsb)
+        if port.fds != NULL and port.fds[i]:
+            pthread_mutex_lock(&port.mutex)
+            close((port.fds[i] >> 1) - 1)
+            port.fds[i] = 0
+            pthread_mutex_unlock(&port.mutex)
         if unread:
             self.client.drain()     # nobody may ever ask for events, and the slot waits for that
         return 0

@@ -40,6 +40,7 @@ cdef class Arena:
         self.name = name
         self.a.hdr = NULL
         self.a.ports = NULL
+        self.a.duplicates = NULL
         self.a.outside = 0
         self.epoch = 0
         self.made_in = dlm_epoch
@@ -86,6 +87,7 @@ cdef class Arena:
             self.a.state = &self.a.procs[0].state
             return
         madvise(base, self.size, MADV_DONTFORK)
+        self.a.duplicates = make_duplicates()
         if not create:
             self.check()
 
@@ -107,6 +109,7 @@ cdef class Arena:
         crash_point()
         self.a.procs[i].pid = pid
         self.a.procs[i].started = started
+        self.a.procs[i].pid_space = pid_space()
         self.a.procs[i].in_flight = 0
         self.a.procs[i].purger = 0
         self.a.procs[i].moving = 0
@@ -144,6 +147,7 @@ cdef class Arena:
         if self.made_in == dlm_epoch or not self.shared:
             munmap(self.a.hdr, self.size)
         free(self.a.ports)
+        free_duplicates(<duplicates_t*>self.a.duplicates)
 
     cdef int check_here(self) except -1:
         """Raise Forked in a child of the process that mapped a shared arena: it has not got it."""
@@ -258,6 +262,14 @@ cdef bint has_process(uint32_t pid) except -1:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
+
+
+cdef uint64_t pid_space() except? 0:
+    """Return what tells the name space of our pids from others; 0: not known."""
+    try:
+        return _os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def start_time(pid):

@@ -6,6 +6,7 @@
 cdef enum:
     MAX_WAKE = 32            # grants of one critical section; more go on in the next
     MAX_RING = 16            # connections told one by one; more, and all are looked at
+    MAX_DIRECT = 4           # descriptors of other processes raised at once: see direct.pxi
 
 cdef struct op_t:
     arena_t* a
@@ -16,6 +17,8 @@ cdef struct op_t:
     int lacking              # kind of slot that is used up, if that is why it failed
     uint32_t wake[MAX_WAKE]
     uint16_t ring[MAX_RING]
+    uint32_t n_direct
+    uint32_t direct[MAX_DIRECT]
 
 
 cdef inline void op_init(op_t* o, arena_t* a, shard_t* s) noexcept nogil:
@@ -23,6 +26,7 @@ cdef inline void op_init(op_t* o, arena_t* a, shard_t* s) noexcept nogil:
     o.s = s
     o.n_wake = 0
     o.n_ring = 0
+    o.n_direct = 0
     o.unfinished = False
 
 
@@ -84,7 +88,12 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
     cdef client_t* c = &o.a.clients[k.client]
     cdef uint32_t i = lkb_index(o.a, k)
     cdef uint32_t head
-    if k.bits & (B_HAS_FD | B_FD_SYNC) != B_HAS_FD:
+    if not k.bits & B_HAS_FD:
+        return
+    if k.bits & B_FD_SYNC:
+        # Somebody else has it done by our helper; but it may be raised, and we are here already.
+        if not a_stranger(o.a, k.client):
+            ring(o, k.client)
         return
     crash_point()
     k.bits |= B_FD_SYNC
@@ -132,6 +141,9 @@ cdef void notify(op_t* o, lkb_t* k, int mode) noexcept nogil:
     cdef uint8_t* slot
     if not k.bits & B_ORPHAN:
         push_fd_sync(o, k)
+        if k.fd and o.n_direct < MAX_DIRECT and a_stranger(o.a, k.client):
+            o.direct[o.n_direct] = lkb_index(o.a, k)
+            o.n_direct += 1
         if o.a.clients[k.client].listening:
             slot = &k.bast_then if k.has_cast else &k.bast_first
             if mode > slot[0]:

@@ -4,9 +4,14 @@
 # and under the port's mutex the state of that moment is shown. So the last one to come is right.
 
 
-cdef void show_level(port_t* p, uint32_t i, bint level) noexcept nogil:
+cdef void show_level(port_t* p, uint32_t i, bint level, bint surely) noexcept nogil:
+    """Raise or lower a descriptor; `surely`: others may have raised it."""
     cdef int32_t entry = p.fds[i]
-    if entry == 0 or (entry & 1) == level:
+    if entry == 0:
+        return
+    if (entry & 1) == level:
+        if surely and not level:
+            eventfd_clear((entry >> 1) - 1)
         return
     if level:
         eventfd_raise((entry >> 1) - 1)
@@ -18,16 +23,17 @@ cdef void show_level(port_t* p, uint32_t i, bint level) noexcept nogil:
 cdef void sync_fd(arena_t* a, port_t* p, uint32_t i) noexcept nogil:
     """Show whether lock `i` blocks somebody. Called with the port's mutex."""
     cdef lkb_t* k = &a.lkbs[i]
-    cdef bint level = False
+    cdef bint level = False, surely
     shard_lock(a, shard_of(a, k))
     k.bits &= ~B_FD_SYNC
+    surely = k.duplicated != 0
     if is_zombie(k):
         give_if_done(a, shard_of(a, k), k)
     else:
         level = wanted_by_others(&a.rsbs[k.rsb], k) > NL
     shard_unlock(a, shard_of(a, k))
     if p.fds != NULL:
-        show_level(p, i, level)
+        show_level(p, i, level, surely)
 
 
 cdef bint on_list(arena_t* a, uint32_t head, uint32_t wanted, bint fds) noexcept nogil:

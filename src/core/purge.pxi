@@ -47,6 +47,7 @@ cdef void lose_lkb(op_t* o, lkb_t* k, uint32_t node, bint died) noexcept nogil:
         left = True
     crash_point()
     k.bits &= ~(B_READY | B_FD_SYNC | B_HAS_FD)
+    k.fd = 0
     if is_zombie(k):
         # Only its events were left, and nobody will read them.
         if left:

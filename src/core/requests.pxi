@@ -201,6 +201,9 @@ cdef int do_cancel(op_t* o, rsb_t* r, lkb_t* k, int status) noexcept nogil:
 cdef void op_flush(op_t* o) noexcept nogil:
     """Wake the granted and tell the notified. Called without the mutex."""
     cdef uint32_t i
+    for i in range(o.n_direct):
+        raise_direct(o, o.direct[i])
+    o.n_direct = 0
     for i in range(o.n_wake):
         futex_wake(&o.a.lkbs[o.wake[i]].futex, 1, o.a.futex_flags)
         crash_point()
@@ -215,7 +218,7 @@ cdef void op_flush(op_t* o) noexcept nogil:
 
 cdef void op_end(op_t* o, uint32_t rsb) noexcept nogil:
     """Give the mutex up and deliver; go on while the grants of `rsb` are not done."""
-    cdef bint more = o.unfinished, flight = o.n_wake or o.n_ring or more
+    cdef bint more = o.unfinished, flight = o.n_wake or o.n_ring or o.n_direct or more
     cdef rsb_t* r
     if flight:
         # Whoever clears up after us then knows that somebody may not have been told.

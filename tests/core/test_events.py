@@ -384,17 +384,16 @@ def test_a_verb_in_a_signal_handler_amid_the_reading(world: Any) -> None:
 
     ls = world.connect()
     ids = [ls.stack.lock(f"r{i}", Mode.NL) for i in range(300)]
-    done: list[int] = []
+    left = list(ids)
 
-    def handler(*_: object) -> None:
-        for lkid in ids[len(done) :][:1]:
-            ls.stack.convert(lkid, Mode.PR)
-            done.append(lkid)
+    def handler(*_: object) -> None:  # which the next signal may interrupt
+        if left:
+            ls.stack.convert(left.pop(), Mode.PR)
 
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     try:
-        while len(done) < len(ids):
+        while left:
             ls.dispatch()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
