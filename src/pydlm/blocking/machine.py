@@ -40,8 +40,25 @@ class Machine:
     what says so is called with the guard held.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_block",
+        "_blocked",
+        "_cancelling",
+        "_fd",
+        "_granted",
+        "_line",
+        "_lkid",
+        "_locks",
+        "_name",
+        "_phase",
+        "_seen",
+        "_token",
+        "_waiter",
+    )
+
     def __init__(self, locks: BlockingLocks, name: bytes) -> None:
-        self._phase = Phase.IDLE
         self._locks = locks
         self._name = name
         self._lkid = 0  # 0: the stack has no lock for this handle now
@@ -56,6 +73,7 @@ class Machine:
         self._cancelling = False
         self._waiter: Wait | None = None  # who asked last
         self._seen: Completion | None = None
+        self._phase = Phase.IDLE  # last: without it, it was never made
 
     # The guard is held in all of the following, down to the next such line.
 
@@ -110,11 +128,8 @@ class Machine:
                 self._block.granted(self._granted, granted, event)
                 self._token = event.token or self._token
                 self._locks.forget_notice(self._lkid)
-                self._blocked = None
-                if self._fd is not None:
-                    self._fd.show(False)
+                self._unblock()
             if event.granted is None:
-                self._locks.disown(self._lkid)
                 self._lkid = 0
             if self._waiter is not None:
                 self._waiter.status = event.status
@@ -127,10 +142,12 @@ class Machine:
         """Let follow what follows from what is granted, now that nothing is under way."""
         w, phase = self._waiter, self._phase
         if w is not None and w.disowned and phase is Phase.ASKING and self._granted > Mode.NL:
-            with contextlib.suppress(DlmError):
+            try:
                 self._give_back(w)
                 return
-        if phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
+            except DlmError:
+                self._drop(w)
+        elif phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
             if self._granted > Mode.NL:
                 self._phase = Phase.HELD
             else:
@@ -148,6 +165,11 @@ class Machine:
         if self._fd is not None:
             self._fd.show(True)
         return True
+
+    def _unblock(self) -> None:
+        self._blocked = None
+        if self._fd is not None:
+            self._fd.show(False)
 
     def _give_back(self, w: Wait) -> None:
         """Release what was granted to a thread that no longer wants it."""
@@ -193,14 +215,14 @@ class Machine:
         """
         if self._phase is Phase.SHUT:
             return False
-        self._locks.pump()
+        w.disowned = True
         if w in self._line:
             self._line.remove(w)
         if self._phase is Phase.TURN:
             self._call_next()
+        self._locks.pump()
         if self._waiter is not w:
             return False
-        w.disowned = True
         if self._asked is not None and not w.sent and not self._has_reached_stack():
             self._asked = None
         if self._asked is not None:
@@ -217,6 +239,23 @@ class Machine:
         self._locks.pump()
         return self._asked is not None
 
+    def _drop(self, w: Wait) -> None:
+        """Unlock what `w` has acquired or waits for, where the stack no longer says how it ended.
+
+        The handle is as good as new: the next request makes another lock.
+        """
+        if self._waiter is not w or not w.acquiring or self._phase is Phase.SHUT:
+            return
+        flags = LockFlag.FORCEUNLOCK if self._asked is not None else LockFlag(0)
+        if self._block.is_invalid_in(self._lkid):
+            flags |= LockFlag.VALBLK | LockFlag.IVVALBLK
+        lkid, self._lkid = self._lkid, 0
+        self._asked, self._granted = None, Mode.NL
+        self._unblock()
+        if lkid:
+            self._locks.unlock(lkid, flags, None, Wait())
+        self._call_next()
+
     def _has_reached_stack(self) -> bool:
         """Ask the stack whether it knows of the request under way."""
         try:
@@ -232,11 +271,22 @@ class Machine:
 
     def disconnected(self) -> None:
         """The connection is about to end: say what the stack cannot know, and shut."""
-        if self._granted >= Mode.PW:
-            flags, value = self._last_words()
+        flags, value = self._last_words()
+        says = self._granted >= Mode.PW and self._phase is not Phase.SHUT
+        self._shut()
+        if says:
             with contextlib.suppress(DlmError):
                 self._locks.stack.unlock(self._lkid, flags, lvb=value)
+
+    def _unlock_for_good(self, w: Wait) -> None:
+        """Shut, and unlock; `w` ends when that is done. Called again, it does what has failed."""
+        flags, value = self._last_words()
         self._shut()
+        if self._lkid:
+            self._locks.unlock(self._lkid, flags, value, w)
+            self._lkid = 0
+        else:
+            w.done = True
 
     def _shut(self) -> None:
         self._phase = Phase.SHUT
@@ -264,20 +314,24 @@ class Machine:
         locks, refused = self._locks, isinstance(error, DlmError)
         if not locks.alive:
             return
+        # No signal handler comes to another thread: what is raised there is the stack's error.
+        elsewhere = partial(self._settle, w, refused, Exception)
         if not refused and "cancel" not in locks.stack.capabilities:
-            locks.spawn(partial(self._settle, w, refused))  # it takes as long as it takes
+            locks.spawn(elsewhere)  # it takes as long as it takes
             return
         try:
-            self._settle(w, refused)
+            self._settle(w, refused, DlmError)
         except BaseException:
-            # Ctrl-C again. No signal handler comes to another thread.
-            locks.spawn(partial(self._settle, w, refused))
+            locks.spawn(elsewhere)  # Ctrl-C again
             raise
 
-    def _settle(self, w: Wait, refused: bool) -> None:
+    def _settle(self, w: Wait, refused: bool, failure: type[Exception]) -> None:
         locks = self._locks
-        with contextlib.suppress(DlmError):
+        try:
             with locks.guard:
                 under_way = self._withdraw(w, refused)
             if under_way:
                 locks.wait(w, None)
+        except failure:
+            with contextlib.suppress(failure), locks.guard:
+                self._drop(w)

@@ -147,7 +147,8 @@ class Reader(ABC):
     stack's verbs, which return at once; never over a wait, but by a signal handler that came then.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, name: str) -> None:
+        self.name = name  #: the lockspace's
         self._guard = threading.RLock()
         self._forks = _forks
         self._poller: _Poller | None = _Poller(fd)  # None: no more waits
@@ -171,7 +172,7 @@ class Reader(ABC):
         """Raise Forked in a child."""
         if self._forks != _forks:
             raise Forked(
-                "the connection to the lockspace belongs to the parent process; "
+                f"the connection to lockspace {self.name!r} belongs to the parent process; "
                 "connect again in the child"
             )
 
