@@ -169,7 +169,7 @@ def test_convert(lk_and_other: tuple[Any, Any]) -> None:
     lk, other = lk_and_other
 
     def check(where: str) -> None:
-        assert lk.locked(), where
+        assert lk.granted is (Mode.PR if where else Mode.EX), where
         lk.release()
         assert other.acquire(timeout=SOON), where
         other.release()

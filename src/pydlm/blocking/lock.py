@@ -18,7 +18,7 @@ from pydlm.blocking.arguments import (
 )
 from pydlm.blocking.deadlock import conversion_deadlock
 from pydlm.blocking.held import Held
-from pydlm.blocking.machine import Machine, Phase
+from pydlm.blocking.machine import Machine, Phase, may_wait
 from pydlm.blocking.reader import EventFd, Wait
 from pydlm.contract import Lock
 from pydlm.errors import Busy, Cancelled, Closed, DlmError, LVBInvalid, NotHeld
@@ -165,6 +165,8 @@ class StackLock(Machine, Lock):
                     raise Busy("a conversion of this lock is under way")
                 if self._phase is not Phase.HELD:
                     raise NotHeld("convert of a lock that is not held; acquire it in that mode")
+                if may_wait(self._granted, mode):
+                    w.before = self._granted
                 self._request(w, Phase.CONVERTING, mode, flags)
             self._see_through(w, deadline)
             return self._judge(w, mode)

@@ -17,7 +17,12 @@ from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
 if TYPE_CHECKING:
     from pydlm.blocking.connection import BlockingLocks
 
-__all__ = ["Machine", "Phase"]
+__all__ = ["Machine", "Phase", "may_wait"]
+
+
+def may_wait(held: Mode, mode: Mode) -> bool:
+    """Return whether a conversion may have to wait for others."""
+    return mode > held or (held, mode) == (Mode.PR, Mode.CW)
 
 
 class Phase(Enum):
@@ -107,7 +112,7 @@ class Machine:
             elif mode is Mode.NL and not self._locks.keeps_null:
                 stack.unlock(self._lkid, with_block, lvb=value)
             else:
-                if mode > self._granted or (self._granted, mode) == (Mode.PR, Mode.CW):
+                if may_wait(self._granted, mode):
                     # Or else readers would pass a waiting writer for ever. The lock manager
                     # takes it for these conversions only.
                     flags |= LockFlag.QUECVT
@@ -140,19 +145,23 @@ class Machine:
 
     def _move_on(self) -> None:
         """Let follow what follows from what is granted, now that nothing is under way."""
-        w, phase = self._waiter, self._phase
-        if w is not None and w.disowned and phase is Phase.ASKING and self._granted > Mode.NL:
+        w = self._waiter
+        if w is not None and w.disowned:
             try:
-                self._give_back(w)
-                return
+                if self._phase is Phase.ASKING and self._granted > Mode.NL:
+                    self._give_back(w)
+                    return
+                if self._phase is Phase.CONVERTING and self._is_past(w):
+                    self._go_back(w)
+                    return
             except DlmError:
                 self._drop(w)
-        elif phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
+        if self._phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
             if self._granted > Mode.NL:
                 self._phase = Phase.HELD
             else:
                 self._call_next()
-        elif phase is Phase.TURN:
+        elif self._phase is Phase.TURN:
             self._call_next()
         if w is not None:
             self._locks.finish(w)
@@ -176,6 +185,21 @@ class Machine:
         self._phase = Phase.RELEASING
         w.done = False
         self._ask(w, Mode.NL)
+
+    def _is_past(self, w: Wait) -> bool:
+        """Return whether `w` has left a conversion that was granted, and can be undone."""
+        capable = "trylock" in self._locks.stack.capabilities
+        return capable and w.before is not None and w.before is not self._granted
+
+    def _go_back(self, w: Wait) -> None:
+        """Undo a conversion whose caller believes in the old mode.
+
+        Between PR and CW others may have come in; then it stays as it is.
+        """
+        before, w.before = w.before, None
+        assert before is not None
+        self._phase, w.done = Phase.CONVERTING, False
+        self._ask(w, before, LockFlag.NOQUEUE)
 
     def _call_next(self) -> None:
         """Hand the idle handle to the first in line, who leaves the line when it comes."""
@@ -230,6 +254,8 @@ class Machine:
                 self._take_back()
         elif self._phase is Phase.HELD and w.acquiring:
             self._give_back(w)
+        elif self._phase is Phase.HELD and self._is_past(w):
+            self._go_back(w)
         elif self._phase is Phase.RELEASING and not refused:
             self._ask(w, Mode.NL)
         elif self._granted > Mode.NL:

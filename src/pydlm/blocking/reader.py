@@ -27,6 +27,7 @@ from math import ceil
 from time import monotonic
 
 from pydlm.errors import Forked
+from pydlm.types import Mode
 
 __all__ = ["EventFd", "Reader", "Wait"]
 
@@ -83,6 +84,7 @@ class Wait:
     __slots__ = (
         "_bell",
         "acquiring",
+        "before",
         "dismissed",
         "disowned",
         "done",
@@ -98,6 +100,7 @@ class Wait:
         #: How the request ended; None: the lock or the connection was closed before.
         self.status: int | None = None
         self.acquiring = acquiring
+        self.before: Mode | None = None  #: what a conversion goes back to if nobody will use it
         self.sent = False  #: the stack has the request
         self.dismissed = False  #: `cancel` was called
         self.expired = False  #: its deadline has come
