@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import threading
 from time import monotonic
 
@@ -13,7 +12,6 @@ from pydlm.types import RESNAME_MAX, Mode
 __all__ = [
     "block_value",
     "deadline_of",
-    "event_limit",
     "held_mode",
     "refuse_mode",
     "resource_name",
@@ -63,11 +61,6 @@ def refuse_mode(*others: object) -> None:
 def seconds_of(timeout: float) -> float:
     """Return any real number as a float. Not what float() would parse: text is no number."""
     return math.fsum([timeout])
-
-
-def event_limit(limit: int) -> int:
-    """Return how many events to dispatch at most."""
-    return operator.index(limit)
 
 
 def deadline_of(blocking: bool, timeout: float) -> float | None:

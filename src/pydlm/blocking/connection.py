@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import select
 from _thread import start_new_thread
 from collections import OrderedDict, deque
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, starmap
 from weakref import ref
 
-from pydlm.blocking.arguments import event_limit, resource_name
+from pydlm.blocking.arguments import resource_name
 from pydlm.blocking.lock import StackLock
 from pydlm.blocking.machine import Machine
 from pydlm.blocking.reader import EventFd, Reader, Wait
@@ -70,7 +71,7 @@ class BlockingLocks(Reader):
 
     def dispatch(self, limit: int = 0) -> Sequence[Event]:
         """Return the user's events, oldest first, at most `limit` (0: all). Never blocks."""
-        limit = event_limit(limit)
+        limit = operator.index(limit)
         with self.guard:
             self.check_live()
             self.pump()

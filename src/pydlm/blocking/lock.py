@@ -42,7 +42,8 @@ class StackLock(Machine, Lock):
     An exception that a signal handler raises inside of `acquire`, `__enter__` or `convert` leaves
     nothing behind: what was asked for is taken back, what was granted is given back. Inside of
     `release` or `__exit__` the lock is released, or, where the exception came before the first
-    step, held as before: `locked` says which.
+    step, held as before: `locked` says which. All this as far as the stack's own verbs, should they
+    be written in Python, either have taken effect when they raise or have not.
     """
 
     __slots__ = ()
