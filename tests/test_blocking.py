@@ -576,7 +576,7 @@ def test_interrupted_conversion_keeps_the_lock(
     assert two.convert(EX, timeout=SOON)
 
 
-# Of native locks only: between two lines of Python an exception may strike anywhere.
+# Of native locks only: of the others, test_blocking_struck.py strikes each place in turn.
 @pytest.mark.parametrize("make", ["native"], indirect=True)
 def test_storm_of_signals(a: Lockspace, b: Lockspace) -> None:
     """Wherever a signal handler's exception strikes, the next one finds the lock in order."""

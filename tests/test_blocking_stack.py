@@ -127,7 +127,7 @@ def connect() -> Iterator[Callable[..., BlockingLocks]]:
     threads = thread_count()
 
     def connect(*lacking: str) -> BlockingLocks:
-        connections.append(BlockingLocks(TestStack(*lacking)))  # type: ignore[arg-type]
+        connections.append(BlockingLocks(TestStack(*lacking), "tests"))  # type: ignore[arg-type]
         return connections[-1]
 
     yield connect
@@ -620,7 +620,7 @@ def test_no_thread_but_the_callers(connect: Callable[..., BlockingLocks], other:
 
 def test_connection_that_is_forgotten(connect: Callable[..., BlockingLocks], other: Any) -> None:
     before = thread_count()
-    locks = BlockingLocks(TestStack())  # type: ignore[arg-type]
+    locks = BlockingLocks(TestStack(), "tests")  # type: ignore[arg-type]
     lk = locks.open("r")
     lk.fileno()
     lk.acquire()

@@ -45,7 +45,7 @@ def locktype(request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
         with Lockspace("cpython", stack) as ls:
             yield lambda: ls.lock(next(names))
     else:
-        locks = BlockingLocks(stack)
+        locks = BlockingLocks(stack, "tests")
         yield lambda: locks.open(next(names))
         locks.disconnect()
 

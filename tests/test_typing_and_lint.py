@@ -41,9 +41,16 @@ def test_types_reach_the_user(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "from typing_extensions import assert_type\n"
+        "import pydlm\n"
         "from pydlm import _core\n"
         "from pydlm.types import Mode\n"
         "assert_type(Mode.PR.compatible(Mode.EX), bool)\n"
+        "def use(lk: pydlm.Lock, thing: object) -> bool:\n"
+        "    return isinstance(thing, pydlm.Lock) and thing.acquire() and lk.locked()\n"
+        "with pydlm.connect('x') as ls:\n"
+        "    assert_type(ls.lock('r'), pydlm.Lock)\n"
+        "    assert_type(ls.deadlock_wait, float | None)\n"
+        "    use(ls.lock('r'), None)\n"
         "_core.nothing_of_this_name  # type: ignore[attr-defined]\n"
     )
     check(["mypy", "--strict", "--config-file=", program], cwd=tmp_path)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydlm.types import Event, LockFlag, LockStatus, Mode
 
@@ -147,77 +147,83 @@ class NativeStack(Stack):
         """Return a new handle on the resource `name`; it holds NL. Must not wait."""
 
 
-@runtime_checkable
-class Lock(Protocol):
+class Lock(ABC):
     """A lock on one resource, whichever stack it is on: what `Lockspace.lock` returns.
 
     The handle holds NL. Ownership is the handle: any thread may release what another acquired,
     and acquiring again through the same handle waits, first come, first served.
+
+    Who makes locks of another kind derives them from this, or registers them (`Lock.register`):
+    `isinstance` asks for no more, and evaluates nothing of the lock.
     """
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def name(self) -> bytes:
         """The resource's name."""
-        ...
 
     @property
+    @abstractmethod
     def lkid(self) -> int:
         """The lock's id in its lockspace."""
-        ...
 
     @property
+    @abstractmethod
     def granted(self) -> Mode:
         """The mode that is held now; NL if the lock is not."""
-        ...
 
     @property
+    @abstractmethod
     def requested(self) -> Mode | None:
         """The mode that is waited for, or None."""
-        ...
 
     @property
+    @abstractmethod
     def blocked(self) -> Mode | None:
         """The strictest mode that somebody waits for because of this lock, or None."""
-        ...
 
     @property
+    @abstractmethod
     def token(self) -> int:
         """The fencing token: higher with each grant of this resource."""
-        ...
 
     @property
+    @abstractmethod
     def lvb(self) -> bytes:
         """The lock value block, `lvb_len` bytes; readable while held, else NotHeld.
 
         Raises LVBInvalid if whoever was changing it died. Set it while held in PW or EX, to at
         most `lvb_len` bytes, padded with zeros; published by the release or down-conversion.
         """
-        ...
 
     @lvb.setter
+    @abstractmethod
     def lvb(self, value: bytes, /) -> None: ...
 
     @property
+    @abstractmethod
     def lvb_valid(self) -> bool:
         """Whether the lock value block may be believed."""
-        ...
 
+    @abstractmethod
     def acquire(self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX) -> bool:
         """Take the lock; return whether it could be had in `timeout` seconds (-1: no limit).
 
         The wait ends early by `cancel` (Cancelled), `close` (Closed), a signal handler that raises,
         or because it would never end (DeadlockError).
         """
-        ...
 
+    @abstractmethod
     def release(self) -> None:
         """Give the lock up, back to NL. Raises NotHeld, or Busy while it is being converted."""
-        ...
 
+    @abstractmethod
     def locked(self) -> bool:
         """Return whether the lock is held through this handle."""
-        ...
 
+    @abstractmethod
     def held(
         self, mode: Mode = Mode.EX, blocking: bool = True, timeout: float = -1
     ) -> AbstractContextManager[Lock]:
@@ -225,29 +231,31 @@ class Lock(Protocol):
 
         Entering it raises WouldBlock or LockTimeout where `acquire` would return False.
         """
-        ...
 
+    @abstractmethod
     def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
         """Change the mode in place; return whether it could be had in time.
 
         Whatever ends the wait, the old mode is kept. Raises DeadlockError at once where two
         conversions would wait for each other; NotHeld, Busy, Cancelled.
         """
-        ...
 
+    @abstractmethod
     def cancel(self) -> bool:
         """End all waits through this handle with Cancelled; return whether there were any."""
-        ...
 
+    @abstractmethod
     def fileno(self) -> int:
         """Return a descriptor that is readable as long as this lock blocks somebody."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Unlock, and end all waits through this handle with Closed. Idempotent."""
-        ...
 
+    @abstractmethod
     def __enter__(self) -> Self: ...
+
+    @abstractmethod
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 from pydlm.blocking import BlockingLocks
 from pydlm.contract import Lock, NativeStack, Stack
-from pydlm.errors import BadArgument
+from pydlm.errors import BadArgument, Closed, Unsupported
 from pydlm.stackglue import connect_stack
 from pydlm.types import Event, LockStatus
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Lockspace", "connect"]
+
+
+@runtime_checkable
+class _Searching(Protocol):
+    """A stack whose waiters look for deadlocks."""
+
+    deadlock_wait: float | None
 
 
 class Lockspace:
@@ -28,7 +35,8 @@ class Lockspace:
     def __init__(self, name: str, stack: Stack) -> None:
         self._name = name
         self._stack = stack
-        self._locks = stack if isinstance(stack, NativeStack) else BlockingLocks(stack)
+        self._locks = stack if isinstance(stack, NativeStack) else BlockingLocks(stack, name)
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -54,6 +62,29 @@ class Lockspace:
     def node(self) -> int:
         """Id of this connection, the `client` of its locks in `dump`."""
         return self._stack.this_node
+
+    @property
+    def deadlock_wait(self) -> float | None:
+        """Seconds after which a thread that waits without a limit looks for a deadlock.
+
+        0: at once. None: never. The search takes a lock to be held by the thread that acquired
+        it. Set None where one thread takes locks on behalf of another: in a thread pool, for the
+        tasks of an event loop. Counts for waits that begin from now on. Raises Unsupported where
+        the stack's waiters do not search.
+        """
+        return self._searching().deadlock_wait
+
+    @deadlock_wait.setter
+    def deadlock_wait(self, seconds: float | None) -> None:
+        self._searching().deadlock_wait = seconds
+
+    def _searching(self) -> _Searching:
+        if isinstance(self._stack, _Searching):
+            return self._stack
+        raise Unsupported(
+            f"the stack {self._stack.name!r} has no deadlock_wait: its waiters do not look for "
+            "deadlocks"
+        )
 
     def lock(self, name: str | bytes) -> Lock:
         """Open a lock on the resource `name`, 1 to 64 bytes; text is encoded as UTF-8.
@@ -86,10 +117,16 @@ class Lockspace:
         return self._stack.dump(name)
 
     def close(self) -> None:
-        """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent."""
+        """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent.
+
+        Should the stack fail to leave, that is raised, and the next call tries it again.
+        """
+        self._closed = True
         self._locks.disconnect()
 
     def __enter__(self) -> Self:
+        if self._closed:
+            raise Closed(f"the connection to lockspace {self._name!r} is closed")
         return self
 
     def __exit__(
@@ -100,6 +137,10 @@ class Lockspace:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        # This is what copy and pickle ask for.
+        raise TypeError("a Lockspace cannot be copied or pickled; connect() again instead")
+
     def __repr__(self) -> str:
         return f"<pydlm.Lockspace {self._name!r} on {self._stack.name}, node {self.node}>"
 
@@ -108,7 +149,12 @@ def connect(lockspace: str, stack: str | None = None, **options: Any) -> Lockspa
     """Join `lockspace` and return the connection, a context manager that leaves it.
 
     `stack` is ``name`` or ``name:locator``; without it the environment variable PYDLM_STACK
-    decides, and else it is `local`. `options` are the stack's: see its `connect`. Raises
-    StackUnavailable, BadArgument.
+    decides, and else it is `local`. `options` are the stack's: see its `connect`. Pass
+    ``deadlock_wait=None`` where one thread takes locks on behalf of another, as thread pools and
+    asyncio do: see :attr:`Lockspace.deadlock_wait`. Raises StackUnavailable, BadArgument.
     """
+    if not isinstance(lockspace, str):
+        raise TypeError(f"the name of a lockspace is str, not {type(lockspace).__name__}")
+    if stack is not None and not isinstance(stack, str):
+        raise TypeError(f"stack is 'name' or 'name:locator', a str, not {type(stack).__name__}")
     return Lockspace(lockspace, connect_stack(stack, lockspace, **options))

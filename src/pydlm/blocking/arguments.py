@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from time import monotonic
 
 from pydlm.errors import BadArgument
 from pydlm.types import RESNAME_MAX, Mode
 
-__all__ = ["block_value", "deadline_of", "held_mode", "resource_name"]
+__all__ = [
+    "block_value",
+    "deadline_of",
+    "held_mode",
+    "refuse_mode",
+    "resource_name",
+    "seconds_of",
+]
 
 
 def resource_name(name: str | bytes) -> bytes:
@@ -43,8 +51,21 @@ def held_mode(mode: object) -> Mode:
     return Mode(mode)
 
 
+def refuse_mode(*others: object) -> None:
+    """Raise TypeError if a mode was passed where something else was meant."""
+    for other in others:
+        if isinstance(other, Mode):
+            raise TypeError(f"mode is a keyword: acquire(mode=Mode.{other.name})")
+
+
+def seconds_of(timeout: float) -> float:
+    """Return any real number as a float. Not what float() would parse: text is no number."""
+    return math.fsum([timeout])
+
+
 def deadline_of(blocking: bool, timeout: float) -> float | None:
     """Return when to stop waiting, on the monotonic clock; None: never."""
+    timeout = seconds_of(timeout)
     if timeout == -1:
         return None
     if not blocking:

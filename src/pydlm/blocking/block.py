@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydlm.contract import Stack
+from pydlm.errors import DlmError
 from pydlm.types import Completion, LockFlag, Mode, StatusFlag
 
 __all__ = ["Block"]
@@ -25,9 +26,10 @@ class Block:
     and must not undo what the holder has written in PW.
     """
 
-    __slots__ = ("_can_invalidate", "_exists", "_sent", "valid", "value", "written")
+    __slots__ = ("_can_invalidate", "_exists", "_sent", "_stack", "valid", "value", "written")
 
     def __init__(self, stack: Stack) -> None:
+        self._stack = stack
         self._exists = "lvb" in stack.capabilities
         self._can_invalidate = "ivvalblk" in stack.capabilities
         self._sent: bytes | None = None
@@ -53,6 +55,15 @@ class Block:
         if self._sent is None and not self.valid and self._can_invalidate:
             return LockFlag.VALBLK | LockFlag.IVVALBLK, None
         return LockFlag.VALBLK, self._sent
+
+    def is_invalid_in(self, lkid: int) -> bool:
+        """Ask the stack whether the block of a lock is invalid, where no completion has told."""
+        if not self._can_invalidate or not lkid:
+            return False
+        try:
+            return not self._stack.lvb_valid(lkid)
+        except DlmError:
+            return False  # the lock is gone
 
     def granted(self, held: Mode, mode: Mode, event: Completion) -> None:
         """Take note of the grant that `event` tells of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import select
 from _thread import start_new_thread
 from collections import OrderedDict, deque
@@ -28,12 +29,13 @@ class BlockingLocks(Reader):
     kept for the user, who may call the stack's verbs too, but not its `dispatch`.
     """
 
-    def __init__(self, stack: Stack) -> None:
-        super().__init__(stack.fileno())
+    def __init__(self, stack: Stack, name: str) -> None:
+        super().__init__(stack.fileno(), name)
         self.stack = stack
         #: A handle holds NL between acquires. Else it has a lock only while it holds or waits.
         self.keeps_null = {"convert", "modes6"} <= stack.capabilities
-        self._closed = False
+        self._closed = False  # no more calls
+        self._left = False  # and the stack is disconnected
         # By lkid: the handle, or whoever waits for its unlock to end.
         self._owners: dict[int, ref[Machine] | Wait] = {}
         self._incoming: deque[Event] = deque()
@@ -69,27 +71,49 @@ class BlockingLocks(Reader):
 
     def dispatch(self, limit: int = 0) -> Sequence[Event]:
         """Return the user's events, oldest first, at most `limit` (0: all). Never blocks."""
+        limit = operator.index(limit)
         with self.guard:
             self.check_live()
             self.pump()
             return self._take_kept(limit)
 
     def disconnect(self) -> None:
-        """Leave the lockspace; waiting calls raise Closed. Idempotent."""
-        if not self.alive:
+        """Leave the lockspace; waiting calls raise Closed. Idempotent.
+
+        What fails is raised, after all the rest has been done. Where that was the stack's
+        `disconnect`, or a signal handler struck, the next call tries again.
+        """
+        if self._left or self.forked:
             return
-        with self.guard:
+        with contextlib.ExitStack() as leaving:  # bottom up, whatever is raised
+            leaving.callback(self.join_helper)
+            leaving.enter_context(self.guard)
             self._closed = True
+            leaving.callback(self._leave_stack)
+            leaving.callback(self.stop)
+            leaving.callback(self._forget_kept)
+            if self._helper is not None:
+                leaving.callback(self.finish, self._helper)
+            for lkid, owner in list(self._owners.items()):
+                if isinstance(owner, Wait):
+                    leaving.callback(self.finish, owner)
+                elif (lock := self._handle(lkid)) is not None:
+                    leaving.callback(lock.disconnected)
+
+    def _leave_stack(self) -> None:
+        if not self._left:
+            self._left = True  # first: a signal handler may close it while it is being closed
             try:
-                self._end_waits()
-            finally:
-                self.stop()
                 self.stack.disconnect()
-            self._kept.clear()
-            if self._epoll is not None:
-                self._epoll.close()
-            self._epoll = self._kept_fd = None
-        self.join_helper()
+            except BaseException:
+                self._left = False
+                raise
+
+    def _forget_kept(self) -> None:
+        self._kept.clear()
+        if self._epoll is not None:
+            self._epoll.close()
+        self._epoll = self._kept_fd = None
 
     def __del__(self) -> None:
         # Only the helper can be asleep now.
@@ -112,7 +136,7 @@ class BlockingLocks(Reader):
     def check_live(self) -> None:
         """Raise Closed or Forked if nothing can be asked of it any more."""
         if self._closed:
-            raise Closed("the connection to the lockspace is closed")
+            raise Closed(f"the connection to lockspace {self.name!r} is closed")
         self.check_fork()
 
     def require(self, ability: str, what: str) -> None:
@@ -204,6 +228,8 @@ class BlockingLocks(Reader):
         elif (lock := self._handle(event.lkid)) is not None:
             if isinstance(event, Completion):
                 lock.completed(event)
+                if event.granted is None:
+                    self.disown(event.lkid)
             elif lock.noticed(event.mode):
                 self._kept[event.lkid] = max(event.mode, self._kept.get(event.lkid, event.mode))
                 self._show_kept()
@@ -223,15 +249,6 @@ class BlockingLocks(Reader):
                 events.append(Blocked(key, event, lock))
         self._show_kept()
         return events
-
-    def _end_waits(self) -> None:
-        for lkid, owner in list(self._owners.items()):
-            if isinstance(owner, Wait):
-                self.finish(owner)
-            elif (lock := self._handle(lkid)) is not None:
-                lock.disconnected()
-        if self._helper is not None:
-            self.finish(self._helper)
 
     def _show_kept(self) -> None:
         if self._kept_fd is not None:

@@ -1,4 +1,8 @@
-"""Who waits for whom, where the stack has refused a conversion because it would never end."""
+"""Who waits for whom, where the stack has refused a conversion because it would never end.
+
+That is all that locks made of verbs know of deadlocks. They search for no other cycles: the stack
+knows of no threads, and the handles know of nothing but their own process.
+"""
 
 from __future__ import annotations
 

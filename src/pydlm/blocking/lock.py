@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import warnings
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, final
 
-from pydlm.blocking.arguments import block_value, deadline_of, held_mode
+from pydlm.blocking.arguments import (
+    block_value,
+    deadline_of,
+    held_mode,
+    refuse_mode,
+    seconds_of,
+)
 from pydlm.blocking.deadlock import conversion_deadlock
 from pydlm.blocking.held import Held
-from pydlm.blocking.machine import Machine, Phase
+from pydlm.blocking.machine import Machine, Phase, may_wait
 from pydlm.blocking.reader import EventFd, Wait
-from pydlm.errors import (
-    Busy,
-    Cancelled,
-    DlmError,
-    LVBInvalid,
-    NotHeld,
-)
+from pydlm.contract import Lock
+from pydlm.errors import Busy, Cancelled, Closed, DlmError, LVBInvalid, NotHeld
 from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
 
 if TYPE_CHECKING:
@@ -30,12 +32,21 @@ if TYPE_CHECKING:
 __all__ = ["StackLock"]
 
 
-class StackLock(Machine):
+@final
+class StackLock(Machine, Lock):
     """A lock on one resource, as :class:`pydlm.contract.Lock` documents it.
 
     It belongs to the handle: whoever has the handle may release it, in whatever thread.
     Acquiring it again through the same handle waits, first come, first served.
+
+    An exception that a signal handler raises inside of `acquire`, `__enter__` or `convert` leaves
+    nothing behind: what was asked for is taken back, what was granted is given back. Inside of
+    `release` or `__exit__` the lock is released, or, where the exception came before the first
+    step, held as before: `locked` says which. All this as far as the stack's own verbs, should they
+    be written in Python, either have taken effect when they raise or have not.
     """
+
+    __slots__ = ()
 
     def __init__(self, locks: BlockingLocks, name: bytes) -> None:
         super().__init__(locks, name)
@@ -48,10 +59,18 @@ class StackLock(Machine):
             self._see_through(w, None)
             self._judge(w, Mode.NL)
 
+    def __init_subclass__(cls) -> NoReturn:
+        raise TypeError("a StackLock is no base class; wrap it instead")
+
+    def __reduce__(self) -> NoReturn:
+        # This is what copy and pickle ask for.
+        raise TypeError("a lock cannot be copied or pickled; open another one by its name")
+
     def __del__(self) -> None:
-        locks = self._locks
-        if self._phase is Phase.SHUT or not locks.alive:
+        # One whose __init__ was not finished has no phase.
+        if getattr(self, "_phase", Phase.SHUT) is Phase.SHUT or not self._locks.alive:
             return
+        locks = self._locks
         held = self._granted > Mode.NL
         if self._lkid:
             urgent = held or self._asked is not None
@@ -75,17 +94,22 @@ class StackLock(Machine):
 
     def acquire(self, blocking: bool = True, timeout: float = -1, *, mode: Mode = Mode.EX) -> bool:
         """Take the lock; return whether it could be had in time."""
-        mode = held_mode(mode)
-        deadline = deadline_of(blocking, timeout)
-        flags = self._flags_for(mode, blocking, deadline)
+        refuse_mode(blocking, timeout)
+        terms = self._terms(mode, blocking, timeout)
         w = Wait(acquiring=True)
         try:
-            if not self._use(w, mode, flags, blocking, deadline):
-                return False
-            self._see_through(w, deadline)
+            return self._take(w, *terms)
         except BaseException as error:
             self._leave(w, error)
             raise
+
+    def _take(
+        self, w: Wait, mode: Mode, flags: LockFlag, blocking: bool, deadline: float | None
+    ) -> bool:
+        """Acquire, for one who has to `_leave` by whatever is raised before it has returned."""
+        if not self._use(w, mode, flags, blocking, deadline):
+            return False
+        self._see_through(w, deadline)
         return self._judge(w, mode)
 
     def _use(
@@ -132,10 +156,8 @@ class StackLock(Machine):
 
     def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
         """Change the mode in place; return whether it could be had in time."""
-        mode = held_mode(mode)
-        deadline = deadline_of(blocking, timeout)
+        mode, flags, _, deadline = self._terms(mode, blocking, timeout)
         self._locks.require("convert", "change the mode of a lock in place")
-        flags = self._flags_for(mode, blocking, deadline)
         w = Wait()
         try:
             with self._locks.guard:
@@ -144,12 +166,14 @@ class StackLock(Machine):
                     raise Busy("a conversion of this lock is under way")
                 if self._phase is not Phase.HELD:
                     raise NotHeld("convert of a lock that is not held; acquire it in that mode")
+                if may_wait(self._granted, mode):
+                    w.before = self._granted
                 self._request(w, Phase.CONVERTING, mode, flags)
             self._see_through(w, deadline)
+            return self._judge(w, mode)
         except BaseException as error:
             self._leave(w, error)
             raise
-        return self._judge(w, mode)
 
     def cancel(self) -> bool:
         """End all waits through this handle with Cancelled; return whether there were any."""
@@ -165,11 +189,17 @@ class StackLock(Machine):
 
     def held(self, mode: Mode = Mode.EX, blocking: bool = True, timeout: float = -1) -> Held:
         """Return a context manager that holds the lock in `mode`."""
-        return Held(self, held_mode(mode), blocking, timeout)
+        return Held(self, held_mode(mode), bool(blocking), seconds_of(timeout))
 
     def __enter__(self) -> Self:
-        self.acquire()
-        return self
+        # Not by `acquire`: an exception that strikes when that has returned would leave it held.
+        w = Wait(acquiring=True)
+        try:
+            self._take(w, Mode.EX, LockFlag(0), True, None)
+            return self
+        except BaseException as error:
+            self._leave(w, error)
+            raise
 
     def __exit__(
         self,
@@ -177,29 +207,30 @@ class StackLock(Machine):
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.release()
+        # Why the body was left matters more than that somebody else has ended the hold.
+        with contextlib.suppress(*(() if exc_type is None else (Closed, NotHeld))):
+            self.release()
 
     def close(self) -> None:
-        """Unlock, and end all waits through this handle with Closed. Idempotent."""
+        """Unlock, and end all waits through this handle with Closed. Idempotent.
+
+        Should the stack fail to unlock it, that is raised, and the next call tries it again.
+        """
         locks = self._locks
         if not locks.alive:
             self._phase = Phase.SHUT
             return
+        if self._phase is Phase.SHUT and not self._lkid:
+            return
         w = Wait()
-        try:
+        with contextlib.suppress(DlmError):  # the stack has nothing more to say of it
             with locks.guard:
-                if self._phase is Phase.SHUT:
-                    return
-                locks.pump()
-                if self._lkid:
-                    locks.unlock(self._lkid, *self._last_words(), w)
-                else:
-                    w.done = True
-                self._shut()
+                try:
+                    locks.pump()  # it may have been granted, and be written back
+                finally:
+                    self._unlock_for_good(w)
                 locks.pump()
             locks.wait(w, None)
-        except DlmError:  # the stack is gone, and the lock with it
-            self._phase = Phase.SHUT
 
     # What it is like now.
 
@@ -310,16 +341,19 @@ class StackLock(Machine):
                 f"not in {granted.name}"
             )
 
-    def _flags_for(self, mode: Mode, blocking: bool, deadline: float | None) -> LockFlag:
-        """Return the flags of a request, or raise Unsupported."""
+    def _terms(
+        self, mode: Mode, blocking: bool, timeout: float
+    ) -> tuple[Mode, LockFlag, bool, float | None]:
+        """Return what a request is made with, checked: mode, flags, blocking, deadline."""
+        mode = held_mode(mode)
+        deadline = deadline_of(blocking, timeout)
         if mode not in (Mode.PR, Mode.EX):
             self._locks.require("modes6", f"lock in {mode.name}; use PR or EX")
         if deadline is not None:
             self._locks.require("cancel", "take back a request; wait without a limit")
-        if blocking:
-            return LockFlag(0)
-        self._locks.require("trylock", "try a lock without waiting")
-        return LockFlag.NOQUEUE
+        if not blocking:
+            self._locks.require("trylock", "try a lock without waiting")
+        return mode, LockFlag(0) if blocking else LockFlag.NOQUEUE, blocking, deadline
 
     def _judge(self, w: Wait, mode: Mode) -> bool:
         """Return whether the request of `w` was granted, or raise what it ended with."""

@@ -17,7 +17,12 @@ from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
 if TYPE_CHECKING:
     from pydlm.blocking.connection import BlockingLocks
 
-__all__ = ["Machine", "Phase"]
+__all__ = ["Machine", "Phase", "may_wait"]
+
+
+def may_wait(held: Mode, mode: Mode) -> bool:
+    """Return whether a conversion may have to wait for others."""
+    return mode > held or (held, mode) == (Mode.PR, Mode.CW)
 
 
 class Phase(Enum):
@@ -40,8 +45,25 @@ class Machine:
     what says so is called with the guard held.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_block",
+        "_blocked",
+        "_cancelling",
+        "_fd",
+        "_granted",
+        "_line",
+        "_lkid",
+        "_locks",
+        "_name",
+        "_phase",
+        "_seen",
+        "_token",
+        "_waiter",
+    )
+
     def __init__(self, locks: BlockingLocks, name: bytes) -> None:
-        self._phase = Phase.IDLE
         self._locks = locks
         self._name = name
         self._lkid = 0  # 0: the stack has no lock for this handle now
@@ -56,6 +78,7 @@ class Machine:
         self._cancelling = False
         self._waiter: Wait | None = None  # who asked last
         self._seen: Completion | None = None
+        self._phase = Phase.IDLE  # last: without it, it was never made
 
     # The guard is held in all of the following, down to the next such line.
 
@@ -89,7 +112,7 @@ class Machine:
             elif mode is Mode.NL and not self._locks.keeps_null:
                 stack.unlock(self._lkid, with_block, lvb=value)
             else:
-                if mode > self._granted or (self._granted, mode) == (Mode.PR, Mode.CW):
+                if may_wait(self._granted, mode):
                     # Or else readers would pass a waiting writer for ever. The lock manager
                     # takes it for these conversions only.
                     flags |= LockFlag.QUECVT
@@ -110,11 +133,8 @@ class Machine:
                 self._block.granted(self._granted, granted, event)
                 self._token = event.token or self._token
                 self._locks.forget_notice(self._lkid)
-                self._blocked = None
-                if self._fd is not None:
-                    self._fd.show(False)
+                self._unblock()
             if event.granted is None:
-                self._locks.disown(self._lkid)
                 self._lkid = 0
             if self._waiter is not None:
                 self._waiter.status = event.status
@@ -125,17 +145,23 @@ class Machine:
 
     def _move_on(self) -> None:
         """Let follow what follows from what is granted, now that nothing is under way."""
-        w, phase = self._waiter, self._phase
-        if w is not None and w.disowned and phase is Phase.ASKING and self._granted > Mode.NL:
-            with contextlib.suppress(DlmError):
-                self._give_back(w)
-                return
-        if phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
+        w = self._waiter
+        if w is not None and w.disowned:
+            try:
+                if self._phase is Phase.ASKING and self._granted > Mode.NL:
+                    self._give_back(w)
+                    return
+                if self._phase is Phase.CONVERTING and self._is_past(w):
+                    self._go_back(w)
+                    return
+            except DlmError:
+                self._drop(w)
+        if self._phase in (Phase.ASKING, Phase.CONVERTING, Phase.RELEASING):
             if self._granted > Mode.NL:
                 self._phase = Phase.HELD
             else:
                 self._call_next()
-        elif phase is Phase.TURN:
+        elif self._phase is Phase.TURN:
             self._call_next()
         if w is not None:
             self._locks.finish(w)
@@ -149,11 +175,31 @@ class Machine:
             self._fd.show(True)
         return True
 
+    def _unblock(self) -> None:
+        self._blocked = None
+        if self._fd is not None:
+            self._fd.show(False)
+
     def _give_back(self, w: Wait) -> None:
         """Release what was granted to a thread that no longer wants it."""
         self._phase = Phase.RELEASING
         w.done = False
         self._ask(w, Mode.NL)
+
+    def _is_past(self, w: Wait) -> bool:
+        """Return whether `w` has left a conversion that was granted, and can be undone."""
+        capable = "trylock" in self._locks.stack.capabilities
+        return capable and w.before is not None and w.before is not self._granted
+
+    def _go_back(self, w: Wait) -> None:
+        """Undo a conversion whose caller believes in the old mode.
+
+        Between PR and CW others may have come in; then it stays as it is.
+        """
+        before, w.before = w.before, None
+        assert before is not None
+        self._phase, w.done = Phase.CONVERTING, False
+        self._ask(w, before, LockFlag.NOQUEUE)
 
     def _call_next(self) -> None:
         """Hand the idle handle to the first in line, who leaves the line when it comes."""
@@ -193,14 +239,14 @@ class Machine:
         """
         if self._phase is Phase.SHUT:
             return False
-        self._locks.pump()
+        w.disowned = True
         if w in self._line:
             self._line.remove(w)
         if self._phase is Phase.TURN:
             self._call_next()
+        self._locks.pump()
         if self._waiter is not w:
             return False
-        w.disowned = True
         if self._asked is not None and not w.sent and not self._has_reached_stack():
             self._asked = None
         if self._asked is not None:
@@ -208,6 +254,8 @@ class Machine:
                 self._take_back()
         elif self._phase is Phase.HELD and w.acquiring:
             self._give_back(w)
+        elif self._phase is Phase.HELD and self._is_past(w):
+            self._go_back(w)
         elif self._phase is Phase.RELEASING and not refused:
             self._ask(w, Mode.NL)
         elif self._granted > Mode.NL:
@@ -216,6 +264,23 @@ class Machine:
             self._call_next()
         self._locks.pump()
         return self._asked is not None
+
+    def _drop(self, w: Wait) -> None:
+        """Unlock what `w` has acquired or waits for, where the stack no longer says how it ended.
+
+        The handle is as good as new: the next request makes another lock.
+        """
+        if self._waiter is not w or not w.acquiring or self._phase is Phase.SHUT:
+            return
+        flags = LockFlag.FORCEUNLOCK if self._asked is not None else LockFlag(0)
+        if self._block.is_invalid_in(self._lkid):
+            flags |= LockFlag.VALBLK | LockFlag.IVVALBLK
+        lkid, self._lkid = self._lkid, 0
+        self._asked, self._granted = None, Mode.NL
+        self._unblock()
+        if lkid:
+            self._locks.unlock(lkid, flags, None, Wait())
+        self._call_next()
 
     def _has_reached_stack(self) -> bool:
         """Ask the stack whether it knows of the request under way."""
@@ -232,11 +297,22 @@ class Machine:
 
     def disconnected(self) -> None:
         """The connection is about to end: say what the stack cannot know, and shut."""
-        if self._granted >= Mode.PW:
-            flags, value = self._last_words()
+        flags, value = self._last_words()
+        says = self._granted >= Mode.PW and self._phase is not Phase.SHUT
+        self._shut()
+        if says:
             with contextlib.suppress(DlmError):
                 self._locks.stack.unlock(self._lkid, flags, lvb=value)
+
+    def _unlock_for_good(self, w: Wait) -> None:
+        """Shut, and unlock; `w` ends when that is done. Called again, it does what has failed."""
+        flags, value = self._last_words()
         self._shut()
+        if self._lkid:
+            self._locks.unlock(self._lkid, flags, value, w)
+            self._lkid = 0
+        else:
+            w.done = True
 
     def _shut(self) -> None:
         self._phase = Phase.SHUT
@@ -264,20 +340,24 @@ class Machine:
         locks, refused = self._locks, isinstance(error, DlmError)
         if not locks.alive:
             return
+        # No signal handler comes to another thread: what is raised there is the stack's error.
+        elsewhere = partial(self._settle, w, refused, Exception)
         if not refused and "cancel" not in locks.stack.capabilities:
-            locks.spawn(partial(self._settle, w, refused))  # it takes as long as it takes
+            locks.spawn(elsewhere)  # it takes as long as it takes
             return
         try:
-            self._settle(w, refused)
+            self._settle(w, refused, DlmError)
         except BaseException:
-            # Ctrl-C again. No signal handler comes to another thread.
-            locks.spawn(partial(self._settle, w, refused))
+            locks.spawn(elsewhere)  # Ctrl-C again
             raise
 
-    def _settle(self, w: Wait, refused: bool) -> None:
+    def _settle(self, w: Wait, refused: bool, failure: type[Exception]) -> None:
         locks = self._locks
-        with contextlib.suppress(DlmError):
+        try:
             with locks.guard:
                 under_way = self._withdraw(w, refused)
             if under_way:
                 locks.wait(w, None)
+        except failure:
+            with contextlib.suppress(failure), locks.guard:
+                self._drop(w)

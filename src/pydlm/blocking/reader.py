@@ -27,6 +27,7 @@ from math import ceil
 from time import monotonic
 
 from pydlm.errors import Forked
+from pydlm.types import Mode
 
 __all__ = ["EventFd", "Reader", "Wait"]
 
@@ -83,6 +84,7 @@ class Wait:
     __slots__ = (
         "_bell",
         "acquiring",
+        "before",
         "dismissed",
         "disowned",
         "done",
@@ -98,6 +100,7 @@ class Wait:
         #: How the request ended; None: the lock or the connection was closed before.
         self.status: int | None = None
         self.acquiring = acquiring
+        self.before: Mode | None = None  #: what a conversion goes back to if nobody will use it
         self.sent = False  #: the stack has the request
         self.dismissed = False  #: `cancel` was called
         self.expired = False  #: its deadline has come
@@ -147,7 +150,8 @@ class Reader(ABC):
     stack's verbs, which return at once; never over a wait, but by a signal handler that came then.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, name: str) -> None:
+        self.name = name  #: the lockspace's
         self._guard = threading.RLock()
         self._forks = _forks
         self._poller: _Poller | None = _Poller(fd)  # None: no more waits
@@ -171,7 +175,7 @@ class Reader(ABC):
         """Raise Forked in a child."""
         if self._forks != _forks:
             raise Forked(
-                "the connection to the lockspace belongs to the parent process; "
+                f"the connection to lockspace {self.name!r} belongs to the parent process; "
                 "connect again in the child"
             )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydlm._core import Arena
+from pydlm import _core
+from pydlm.contract import Lock
 from pydlm.errors import BadArgument
 
 __all__ = ["ARENA_CAPABILITIES", "DEFAULT_CAPACITY", "DEFAULT_LVB_LEN", "refuse_other_size"]
@@ -32,9 +33,12 @@ ARENA_CAPABILITIES: Final = frozenset(
     }
 )
 
+# The core knows nothing of contracts.
+Lock.register(_core.Lock)
+
 
 def refuse_other_size(
-    arena: Arena, capacity: int | None, lvb_len: int | None, otherwise: str
+    arena: _core.Arena, capacity: int | None, lvb_len: int | None, otherwise: str
 ) -> None:
     """Raise BadArgument if a lockspace exists in another size than the one asked for."""
     for what, wanted, found in (
