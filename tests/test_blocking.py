@@ -576,8 +576,8 @@ def test_interrupted_conversion_keeps_the_lock(
     assert two.convert(EX, timeout=SOON)
 
 
-# Of native locks only: of the others, test_blocking_struck.py strikes each place in turn.
-@pytest.mark.parametrize("make", ["native"], indirect=True)
+# The verbs of Remote are Python, and no more atomic than that is.
+@pytest.mark.parametrize("make", ["native", "verbs"], indirect=True)
 def test_storm_of_signals(a: Lockspace, b: Lockspace) -> None:
     """Wherever a signal handler's exception strikes, the next one finds the lock in order."""
     mine, theirs = [b.lock("r"), b.lock("s")], [ls.lock(name) for ls in (a, b) for name in "rs"]

@@ -2,6 +2,10 @@
 
 from collections import deque as _deque
 
+# A NamedTuple's own __new__ is Python, where a signal handler may strike: what was read would be
+# lost. This is C.
+cdef object new_tuple = tuple.__new__
+
 
 cdef extern from *:
     Py_ssize_t Py_REFCNT(PyObject* o) nogil
@@ -510,7 +514,7 @@ cdef class Client:
         if n - deaths >= MAX_DEATHS:
             deaths = n - MAX_DEATHS + 1     # the oldest may be being overwritten
         while deaths != n:
-            self.backlog.append(NodeDown(self.a.hdr.deaths[deaths % MAX_DEATHS]))
+            self.backlog.append(new_tuple(NodeDown, (self.a.hdr.deaths[deaths % MAX_DEATHS],)))
             deaths += 1
         if self.backlog and port.events >= 0:
             eventfd_raise(port.events)      # also where a verb had us make room
@@ -585,15 +589,15 @@ cdef class Client:
                 self.notices[lkid] = max(self.notices.get(lkid, 0), copy.bast_first)
             return 0
         if copy.bast_first and not modes_compatible(before, copy.bast_first):
-            self.backlog.append(Blocked(lkid, MODES[copy.bast_first]))
+            self.backlog.append(new_tuple(Blocked, (lkid, MODES[copy.bast_first], None)))
         if copy.has_cast:
             before = copy.cast_mode
-            self.backlog.append(Completion(
+            self.backlog.append(new_tuple(Completion, (
                 lkid, copy.status, SB_FLAGS[copy.cast_sb], mode_or_none(copy.cast_mode),
-                value if with_lvb else None, copy.token,
-            ))
+                value if with_lvb else None, copy.token, None,
+            )))
         if copy.bast_then and not modes_compatible(before, copy.bast_then):
-            self.backlog.append(Blocked(lkid, MODES[copy.bast_then]))
+            self.backlog.append(new_tuple(Blocked, (lkid, MODES[copy.bast_then], None)))
         return 0
 
     cdef object native_notice(self, uint64_t lkid, int mode):
@@ -603,7 +607,7 @@ cdef class Client:
             return None
         if modes_compatible(self.a.lkbs[i].grmode, mode):
             return None
-        return Blocked(lkid, MODES[mode], <object>self.handles[i])
+        return new_tuple(Blocked, (lkid, MODES[mode], <object>self.handles[i]))
 
     def dispatch(self, Py_ssize_t limit=0):
         cdef port_t* port = &self.a.ports[self.slot]

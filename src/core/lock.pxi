@@ -53,7 +53,7 @@ cdef int64_t deadline_of(blocking, limit) except -2:
 @cython.final
 @cython.no_gc
 cdef class Lock:
-    """A lock on one resource, as :class:`pydlm.contract.LockLike` documents it.
+    """A lock on one resource, as :class:`pydlm.contract.Lock` documents it.
 
     It belongs to the handle: whoever has the handle may release it, in whatever thread.
     Acquiring it again through the same handle waits, first come, first served.
