@@ -1,4 +1,4 @@
-# A process died inside a shard's critical section (docs/design.md, "Killed inside").
+# A process died inside a shard's critical section (docs/host.md, "Killed inside").
 #
 # What each slot says about itself is the truth; queues, counters, chains and free lists are
 # made anew from it. Every change of a slot's state is one store: it is in one state or another.

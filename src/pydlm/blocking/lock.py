@@ -21,7 +21,7 @@ from pydlm.blocking.held import Held
 from pydlm.blocking.machine import Machine, Phase, may_wait
 from pydlm.blocking.reader import EventFd, Wait
 from pydlm.contract import Lock
-from pydlm.errors import Busy, Cancelled, Closed, DlmError, LVBInvalid, NotHeld
+from pydlm.errors import Busy, Cancelled, Closed, DlmError, Forked, LVBInvalid, NotHeld
 from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class StackLock(Machine, Lock):
         tb: TracebackType | None,
     ) -> None:
         # Why the body was left matters more than that somebody else has ended the hold.
-        with contextlib.suppress(*(() if exc_type is None else (Closed, NotHeld))):
+        with contextlib.suppress(*(() if exc_type is None else (Closed, Forked, NotHeld))):
             self.release()
 
     def close(self) -> None:
