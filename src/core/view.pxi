@@ -20,16 +20,16 @@ cdef uint32_t copy_queue(
 ) noexcept nogil:
     cdef uint32_t i = head, claim
     cdef client_t* c
-    while 0 < i < a.hdr.n_lkbs and n < room:
+    while 0 < i < a.limits[KIND_LKB] and n < room:
         out[n].lkb = a.lkbs[i]
         out[n].index = i
         out[n].node = out[n].pid = 0
         out[n].started = 0
-        if out[n].lkb.client < a.hdr.n_clients:
+        if out[n].lkb.client < N_CLIENTS:
             c = &a.clients[out[n].lkb.client]
             claim = c.claim
             out[n].node = c.node
-            if 0 < claim <= a.hdr.n_procs:
+            if 0 < claim <= N_PROCS:
                 out[n].pid = a.procs[claim - 1].pid
                 out[n].started = a.procs[claim - 1].started
         i = out[n].lkb.next
@@ -50,7 +50,9 @@ cdef bint copy_resource(
             r[0] = a.rsbs[i]
             n[0] = 0
             if r.flags & R_USED:
-                if r.name_len > NAME_MAX or r.name_slot >= a.hdr.n_names:
+                if r.name_len > NAME_MAX or r.name_slot >= a.limits[KIND_NAME]:
+                    continue
+                if r.name_slot == 0 and r.name_len > NAME_INLINE:
                     continue
                 memcpy(name, name_at(a, r) if r.name_slot else &r.name[0], r.name_len)
                 n[0] = copy_queue(a, r.granted, out, 0, room)
@@ -60,6 +62,10 @@ cdef bint copy_resource(
                 return True
         sched_yield()
     return False
+
+
+cdef object seen_mode(int mode):
+    return MODES[mode] if NL <= mode <= EX else None
 
 
 cdef class View:
@@ -87,7 +93,7 @@ cdef class View:
 
     @property
     def capacity(self):
-        return self.a.hdr.n_lkbs - 1
+        return self.a.limits[KIND_LKB] - 1
 
     @property
     def lvb_len(self):
@@ -114,7 +120,7 @@ cdef class View:
         cdef bint ok
         cdef lkb_t* k
         found = []
-        for i in range(1, load32(&self.a.hdr.next_rsb)):
+        for i in range(1, min(load32(&self.a.hdr.next_rsb), self.a.limits[KIND_RSB])):
             if not self.a.rsbs[i].flags & R_USED:
                 continue
             while True:
@@ -124,10 +130,10 @@ cdef class View:
                     raise MemoryError
                 with nogil:
                     ok = copy_resource(&self.a, i, &r, text, out, room, &n)
-                if n < room:
-                    break
+                if n < room or room > self.a.limits[KIND_LKB]:
+                    break       # what has more locks than there are goes round in circles
                 room *= 2
-            if not ok or not r.flags & R_USED:
+            if not ok or n == room or not r.flags & R_USED:
                 continue
             name = text[:r.name_len]
             if wanted is not None and name != wanted:
@@ -137,8 +143,8 @@ cdef class View:
                 k = &out[each].lkb
                 status = LockStatus(
                     <uint64_t>k.gen << 32 | out[each].index, name, out[each].node,
-                    QUEUES[k.queue & 3], mode_or_none(k.grmode),
-                    mode_or_none(k.rqmode if k.queue != Q_GRANTED else IV), k.token,
+                    QUEUES[k.queue & 3], seen_mode(k.grmode),
+                    seen_mode(k.rqmode if k.queue != Q_GRANTED else IV), k.token,
                     <uint64_t>out[each].pid << 32 | k.owner, k.since / 100.0,
                 )
                 locks.append((status, out[each].pid, out[each].started))
