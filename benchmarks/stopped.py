@@ -90,7 +90,9 @@ def measure(stops: int) -> None:
         shutil.rmtree(directory)
     share = len(delays) / stops
     print(f"{len(delays)} of {stops} stops met a critical section: {share:.1%}")
-    print(f"at full speed, {took * 1e6:.2f} us an acquire and release, so inside {share * took * 1e9:.0f} ns")
+    print(
+        f"at full speed, {took * 1e6:.2f} us an acquire and release, so inside {share * took * 1e9:.0f} ns"
+    )
     print(f"at 1,000 of them a second: {share * took * 1000:.4%} of the stops")
     if delays:
         print(

@@ -170,9 +170,8 @@ def test_a_name_that_cannot_be_is_refused_everywhere(name: str, host: Host) -> N
 
 @pytest.mark.parametrize("name", ["x" * 64, "\u00e9" * 32, "a b", "x.dlm", "a\nb", "-f", "*", "~"])
 def test_any_other_name_is_as_good_as_another(name: str, host: Host) -> None:
-    with host.connect(name) as one, host.connect(name) as other:
-        with one.lock("x"):
-            assert not other.lock("x").acquire(blocking=False)
+    with host.connect(name) as one, host.connect(name) as other, one.lock("x"):
+        assert not other.lock("x").acquire(blocking=False)
     assert list(list_lockspaces(host.directory)) == [name]
     remove_lockspace(name, host.directory, force=True)
     assert not list(host.directory.iterdir())

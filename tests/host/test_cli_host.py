@@ -23,7 +23,10 @@ from pydlm.stacks.host.admin import open_view
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pydlm.cli", *arguments],
-        capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=os.environ | {"COLUMNS": "200"},
     )
 
 
@@ -127,8 +130,12 @@ def test_ls_and_rm(host: Host) -> None:
     lk = ls.lock("x")
     (found,) = pydlm_json("host", "ls", place)
     assert found == {
-        "name": host.name, "processes": [os.getpid()], "locks": 1, "resources": 1,
-        "capacity": 255, "lvb_len": 32,
+        "name": host.name,
+        "processes": [os.getpid()],
+        "locks": 1,
+        "resources": 1,
+        "capacity": 255,
+        "lvb_len": 32,
     }
     assert host.name in run("host", "ls", place).stdout
     refused = run("host", "rm", host.name, place)
@@ -187,9 +194,9 @@ def test_while_others_hammer_it(host: Host) -> None:
             assert name in (b"x", b"y", b"z" * 60)
             assert valid
             held = [status.granted for status, _, _ in locks if status.granted]
-            assert all(
-                one.compatible(other) for n, one in enumerate(held) for other in held[:n]
-            ), locks
+            assert all(one.compatible(other) for n, one in enumerate(held) for other in held[:n]), (
+                locks
+            )
             assert {pid for _, pid, _ in locks} <= pids
             assert len({status.lkid for status, _, _ in locks}) == len(locks)
             seen += 1
@@ -198,7 +205,7 @@ def test_while_others_hammer_it(host: Host) -> None:
         assert row["locks"]
     assert pydlm_json("host", "ls", f"--dir={host.directory}")[0]["processes"]
     for child in children:
-        child.kill(0)       # nobody came to harm
+        child.kill(0)  # nobody came to harm
 
 
 def test_where_the_owner_of_a_shard_is_stopped_it_does_not_wait(host: Host) -> None:
@@ -235,7 +242,7 @@ def test_it_is_mapped_read_only(host: Host) -> None:
         mine = [line for line in Path("/proc/self/maps").read_text().splitlines() if path in line]
         me.say([line.split()[1] for line in mine])
 
-    assert host.child(body).hear() == []        # nothing of the parent's, and it is given back
+    assert host.child(body).hear() == []  # nothing of the parent's, and it is given back
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -249,7 +256,7 @@ def test_a_damaged_file(seed: int, host: Host) -> None:
         kept[0].acquire(mode=Mode.PR)
         for name in (b"o", b"p" * 50, b"x"):
             ls.stack.lock(name, Mode.PR, LockFlag.PERSISTENT | LockFlag.VALBLK)
-        me.say(path.read_bytes())       # as it is while they are held
+        me.say(path.read_bytes())  # as it is while they are held
 
     sound = host.child(fill).hear()
     used = [page for page in range(0, len(sound), 4096) if any(sound[page : page + 4096])]

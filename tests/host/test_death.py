@@ -86,7 +86,7 @@ def test_of_a_holder(mode: Mode, writes: bool, valid: bool, number: int, host: H
         assert keeper.lvb == VALUE
     assert child.join() == -number
     host.until(lambda: host.state(ls) == (2, 1, 1, 1))
-    ls.stack.arena.check()      # type: ignore[attr-defined]
+    ls.stack.arena.check()  # type: ignore[attr-defined]
 
 
 def test_of_a_waiter(host: Host) -> None:
@@ -104,7 +104,7 @@ def test_of_a_waiter(host: Host) -> None:
     child = host.child(body)
     child.hear()
     host.until(lambda: lk.blocked is Mode.EX)
-    task = Task(behind.acquire, mode=Mode.PR)       # compatible, but not before the other
+    task = Task(behind.acquire, mode=Mode.PR)  # compatible, but not before the other
     host.until(lambda: sum(s.requested is not None for s in ls.dump("x")) == 2)
     child.end()
     assert task.result() is True
@@ -273,7 +273,7 @@ def test_of_all_and_then_one_comes(host: Host) -> None:
     lk = ls.lock("y")
     assert lk.acquire(timeout=PATIENCE)
     host.until(lambda: host.state(ls)[2:] == (1, 1))
-    ls.stack.arena.check()      # type: ignore[attr-defined]
+    ls.stack.arena.check()  # type: ignore[attr-defined]
 
 
 def _hold(host: Host, me: Child, name: str) -> None:
@@ -296,7 +296,7 @@ def test_where_three_watchers_are_stopped(host: Host) -> None:
 
 def where_watchers_are_stopped(host: Host, n: int) -> None:
     watchers = []
-    for _ in range(n):      # one after the other: so they lie in front of the victim
+    for _ in range(n):  # one after the other: so they lie in front of the victim
         watchers.append(host.child(lambda me: _idle(host, me)))
         watchers[-1].hear()
     victim = holder(host, Mode.EX)
@@ -337,7 +337,7 @@ def test_a_pid_that_is_used_again_is_another_process(host: Host) -> None:
         victim = holder(host, Mode.EX)
         node = victim.hear()
         begun = _core.start_time(victim.pid)
-        time.sleep(0.02)        # a tick of the clock that tells them apart
+        time.sleep(0.02)  # a tick of the clock that tells them apart
         victim.kill()
         os.waitpid(victim.pid, 0)
         victim.status = -signal.SIGKILL
@@ -390,12 +390,13 @@ def test_latency_from_sigkill_to_grant_among_200(host: Host, record_property: An
     ls = host.connect()
     crowd = subprocess.Popen(
         [sys.executable, "-c", CROWD, host.name, host.stack, str(end), "198"],
-        stdout=subprocess.PIPE, pass_fds=[end],
+        stdout=subprocess.PIPE,
+        pass_fds=[end],
     )
     os.close(end)
     assert crowd.stdout is not None
     try:
-        host.until(lambda: len(ls.stack.arena.processes()) == 199, "the crowd", 60)     # type: ignore[attr-defined]
+        host.until(lambda: len(ls.stack.arena.processes()) == 199, "the crowd", 60)  # type: ignore[attr-defined]
         lk = ls.lock("x")
         took = []
         for _ in range(30):
@@ -412,10 +413,10 @@ def test_latency_from_sigkill_to_grant_among_200(host: Host, record_property: An
             victim.end()
             host.children.remove(victim)
     finally:
-        os.close(stay)      # ends them all
+        os.close(stay)  # ends them all
         crowd.stdout.close()
         assert crowd.wait(PATIENCE) == 0
-    host.until(lambda: len(ls.stack.arena.processes()) == 1)    # type: ignore[attr-defined]
+    host.until(lambda: len(ls.stack.arena.processes()) == 1)  # type: ignore[attr-defined]
     median = statistics.median(took)
     record_property("median_ms", median)
     record_property("worst_ms", max(took))

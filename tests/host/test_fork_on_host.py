@@ -88,7 +88,7 @@ def test_each_use_of_the_parents_handle_is_an_error(host: Host) -> None:
 def test_nothing_that_the_child_does_lets_go_of_the_parents_locks(how: str, host: Host) -> None:
     ls = pydlm.connect(host.name, stack=host.stack, capacity=255)
     kept = [ls, ls.lock("x"), ls.lock("y")]
-    kept[1].acquire()       # type: ignore[union-attr]
+    kept[1].acquire()  # type: ignore[union-attr]
     kept[1].fileno()
     pid = os.fork_with_care()  # type: ignore[attr-defined]
     if pid == 0:
@@ -105,7 +105,7 @@ def test_nothing_that_the_child_does_lets_go_of_the_parents_locks(how: str, host
                 kept.clear()
                 del ls
             elif how == "collect":
-                kept.append(kept)   # type: ignore[arg-type]
+                kept.append(kept)  # type: ignore[arg-type]
                 kept = []
                 gc.collect()
             elif how == "finalize":
@@ -117,7 +117,7 @@ def test_nothing_that_the_child_does_lets_go_of_the_parents_locks(how: str, host
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert kept[1].locked()     # type: ignore[union-attr]
+    assert kept[1].locked()  # type: ignore[union-attr]
     assert not held_by_nobody(host)
     for each in reversed(kept):
         each.close()
@@ -129,7 +129,7 @@ def fork_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         sys.stdout.flush()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)     # that there are threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
             return os.fork()
 
     monkeypatch.setattr(os, "fork_with_care", fork, raising=False)
@@ -171,7 +171,9 @@ print("done")
 def test_however_the_child_ends_the_parent_goes_on(how: str, host: Host) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, host.name, host.stack, how],
-        capture_output=True, text=True, timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
@@ -184,8 +186,12 @@ def test_a_subprocess_has_no_descriptor_of_ours(close_fds: bool, host: Host) -> 
     ours = {lk.fileno(), ls.fileno()}
     program = "import os; print(*sorted(os.listdir('/proc/self/fd')))"
     said = subprocess.run(
-        [sys.executable, "-c", program], close_fds=close_fds, capture_output=True, text=True,
-        timeout=PATIENCE, check=True,
+        [sys.executable, "-c", program],
+        close_fds=close_fds,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     ).stdout
     assert not ours & {int(fd) for fd in said.split()}
     assert not held_by_nobody(host)
@@ -248,8 +254,8 @@ def test_a_prefork_server(host: Host) -> None:
         assert int.from_bytes(count.lvb[:8], "little") == 800
     assert mine.locked()
     workers[0].end()
-    host.until(lambda: len(ls.stack.arena.processes()) == 4)    # type: ignore[attr-defined]
-    workers.append(host.child(worker))      # as the server replaces one
+    host.until(lambda: len(ls.stack.arena.processes()) == 4)  # type: ignore[attr-defined]
+    workers.append(host.child(worker))  # as the server replaces one
     workers[-1].hear()
     with count:
         assert int.from_bytes(count.lvb[:8], "little") == 1000
@@ -311,7 +317,7 @@ def test_a_fork_while_other_threads_are_at_it(host: Host) -> None:
         over.set()
         for thread in threads:
             thread.join()
-    ls.stack.arena.check()      # type: ignore[attr-defined]
+    ls.stack.arena.check()  # type: ignore[attr-defined]
 
 
 def count_up(name: str, stack: str, rounds: int) -> int:
@@ -352,7 +358,10 @@ def test_multiprocessing(method: str, host: Host, monkeypatch: pytest.MonkeyPatc
     main.write_text(program)
     done = subprocess.run(
         [sys.executable, str(main), host.name, host.stack, method],
-        capture_output=True, text=True, timeout=3 * PATIENCE, cwd=os.getcwd(),
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+        cwd=os.getcwd(),
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     with lk:

@@ -50,8 +50,8 @@ def test_of_one_that_holds_nothing(host: Host) -> None:
     stopped = [member(host) for _ in range(3)]
     for child in stopped:
         stop(child)
-    ls = host.connect()     # others join,
-    locks = [ls.lock(f"{n}") for n in range(200)]   # on every shard
+    ls = host.connect()  # others join,
+    locks = [ls.lock(f"{n}") for n in range(200)]  # on every shard
     for lk in locks:
         with lk:
             lk.lvb = b"x"
@@ -59,9 +59,9 @@ def test_of_one_that_holds_nothing(host: Host) -> None:
     lk = ls.lock("x")
     task = Task(lk.acquire)
     host.until(lambda: any(s.requested for s in ls.dump("x")))
-    other.end()             # die, and are buried,
+    other.end()  # die, and are buried,
     assert task.result()
-    last = member(host)     # and leave.
+    last = member(host)  # and leave.
     last.say()
     assert last.hear() == []
     ls.close()
@@ -88,7 +88,7 @@ def test_of_one_that_holds_a_lock(host: Host) -> None:
     host.until(lambda: any(s.requested for s in ls.dump("x")))
     child.kill(signal.SIGCONT)
     child.say()
-    assert child.hear() == [Mode.EX]    # it was told meanwhile
+    assert child.hear() == [Mode.EX]  # it was told meanwhile
     assert task.result() is True
 
 
@@ -126,7 +126,9 @@ def test_the_measurement_runs() -> None:
     program = Path(__file__).parents[2] / "benchmarks" / "stopped.py"
     said = subprocess.run(
         [sys.executable, str(program), "--stops", "50"],
-        capture_output=True, text=True, timeout=2 * PATIENCE,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
     )
     assert said.returncode == 0, said.stderr
     assert "of 50 stops" in said.stdout

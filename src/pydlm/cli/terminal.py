@@ -53,7 +53,9 @@ def complain(error: DlmError) -> None:
 
 def verbatim(text: str) -> Text:
     """Return text of others as it may be shown: nothing in it is markup, or moves the cursor."""
-    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    return Text(
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def write_json(value: Any) -> None:
