@@ -4,7 +4,8 @@
 # the count did not move is what it was at one moment; else it is copied again.
 
 cdef enum:
-    VIEW_TRIES = 10000       # then the shard's owner is stopped, or dead and not yet buried
+    VIEW_TRIES = 200         # and so long; then the shard's owner is stopped, or dead
+    VIEW_PATIENCE = 20000000  # nanoseconds
 
 
 cdef struct seen_t:
@@ -37,31 +38,38 @@ cdef uint32_t copy_queue(
     return n
 
 
+cdef bint name_makes_sense(arena_t* a, rsb_t* r) noexcept nogil:
+    if r.name_slot:
+        return r.name_len <= NAME_MAX and r.name_slot < a.limits[KIND_NAME]
+    return r.name_len <= NAME_INLINE
+
+
 cdef bint copy_resource(
     arena_t* a, uint32_t i, rsb_t* r, unsigned char* name, seen_t* out, uint32_t room, uint32_t* n
 ) noexcept nogil:
     """Copy a resource and its locks as they were at one moment; False: it would not hold still."""
     cdef shard_t* s
-    cdef uint32_t changes, tries
-    for tries in range(<uint32_t>VIEW_TRIES):
+    cdef uint32_t changes, tries = 0
+    cdef bint sound
+    cdef int64_t give_up = monotonic_ns() + VIEW_PATIENCE
+    while True:
         s = &a.shards[a.rsbs[i].shard & a.shard_mask]
         changes = load32(&s.changes)
         if load32(&s.mutex) & FUTEX_TID == 0:
             r[0] = a.rsbs[i]
             n[0] = 0
-            if r.flags & R_USED:
-                if r.name_len > NAME_MAX or r.name_slot >= a.limits[KIND_NAME]:
-                    continue
-                if r.name_slot == 0 and r.name_len > NAME_INLINE:
-                    continue
+            sound = not r.flags & R_USED or name_makes_sense(a, r)
+            if r.flags & R_USED and sound:
                 memcpy(name, name_at(a, r) if r.name_slot else &r.name[0], r.name_len)
                 n[0] = copy_queue(a, r.granted, out, 0, room)
                 n[0] = copy_queue(a, r.converting, out, n[0], room)
                 n[0] = copy_queue(a, r.waiting, out, n[0], room)
             if load32(&s.mutex) & FUTEX_TID == 0 and load32(&s.changes) == changes:
-                return True
+                return sound
+        tries += 1
+        if tries >= VIEW_TRIES and monotonic_ns() > give_up:
+            return False
         sched_yield()
-    return False
 
 
 cdef object seen_mode(int mode):
