@@ -4,9 +4,9 @@
     python benchmarks/stopped.py [--stops 5000]
 
 One process takes and gives up a lock at full speed. It is stopped at random moments, for 20 ms.
-Meanwhile another asks for the state of a handle of its own on that resource, which takes the shard's
-mutex and nothing else. The stop met a critical section if that took more than 5 ms. Elsewhere, as
-with any other shard, nobody is delayed.
+Meanwhile another asks for the state of a handle of its own on that resource, which takes the mutex
+of the shard and nothing else. The stop met a critical section if that took more than 5 ms.
+Elsewhere, as with any other shard, nobody is delayed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def measure(stops: int) -> None:
     share = len(delays) / stops
     print(f"{len(delays)} of {stops} stops met a critical section: {share:.1%}")
     print(
-        f"at full speed, {took * 1e6:.2f} us an acquire and release, so inside {share * took * 1e9:.0f} ns"
+        f"an acquire and release take {took * 1e9:.0f} ns, {share * took * 1e9:.0f} of them inside"
     )
     print(f"at 1,000 of them a second: {share * took * 1000:.4%} of the stops")
     if delays:

@@ -127,6 +127,7 @@ def test_of_one_that_converts(host: Host) -> None:
     child.hear()
     host.until(lambda: any(s.queue is Queue.CONVERT for s in ls.dump("x")))
     child.end()
+    host.until(lambda: host.state(ls)[2:] == (1, 1))  # else the two would be a deadlock
     assert lk.convert(Mode.EX, timeout=PATIENCE)
     assert lk.lvb_valid
 
