@@ -207,6 +207,7 @@ cdef struct arena_t:
     uint32_t* next_[4]       # by kind: first slot of the stock
     uint32_t limits[4]
     unsigned char* homes[4]
+    unsigned char* bucket_pages     # of a shared one: those known to have memory
     bint full                # the tmpfs has no memory left
     bint joined              # just now
     void* duplicates         # of descriptors of others: see direct.pxi; NULL none

@@ -41,6 +41,7 @@ cdef class Arena:
         self.a.hdr = NULL
         self.a.ports = NULL
         self.a.duplicates = NULL
+        self.a.bucket_pages = NULL
         self.a.outside = 0
         self.epoch = 0
         self.made_in = dlm_epoch
@@ -58,6 +59,8 @@ cdef class Arena:
         self.shared = fd >= 0
         if create and fd >= 0:
             _os.ftruncate(fd, self.size)
+            # Also what only looks reads these; the rest gets its memory as it is needed.
+            _os.posix_fallocate(fd, 0, layout.off_buckets)
         base = mmap(
             NULL, self.size, PROT_READ | PROT_WRITE,
             (MAP_PRIVATE | MAP_ANONYMOUS if fd < 0 else MAP_SHARED) | MAP_NORESERVE, fd, 0,
@@ -88,6 +91,9 @@ cdef class Arena:
             return
         madvise(base, self.size, MADV_DONTFORK)
         self.a.duplicates = make_duplicates()
+        self.a.bucket_pages = <unsigned char*>calloc((layout.n_buckets >> 10) + 1, 1)
+        if self.a.bucket_pages == NULL:
+            raise MemoryError
         if not create:
             self.check()
 
@@ -148,6 +154,7 @@ cdef class Arena:
             munmap(self.a.hdr, self.size)
         free(self.a.ports)
         free_duplicates(<duplicates_t*>self.a.duplicates)
+        free(self.a.bucket_pages)
 
     cdef int check_here(self) except -1:
         """Raise Forked in a child of the process that mapped a shared arena: it has not got it."""
@@ -183,15 +190,49 @@ cdef class Arena:
         cdef bint sound
         self.check_here()
         for i in range(<uint32_t>N_SHARDS):
+            if is_stuck(&self.a, &self.a.shards[i]):
+                raise AssertionError(f"shard {i} of lockspace {self.name!r} is nobody's and locked")
             with nogil:
                 shard_lock(&self.a, &self.a.shards[i])
                 sound = (
                     shard_is_sound(&self.a, &self.a.shards[i])
                     and slots_are_sound(&self.a, &self.a.shards[i])
                 )
-                shard_unlock(&self.a, &self.a.shards[i])
+                if sound:
+                    shard_unlock(&self.a, &self.a.shards[i])
+                else:           # a debug build would end here
+                    mutex_unlock(&self.a.shards[i].mutex, self.a.futex_flags)
             if not sound:
                 raise AssertionError(f"shard {i} of lockspace {self.name!r} is broken")
+
+
+cdef bint is_stuck(arena_t* a, shard_t* s) except -1:
+    """Return whether a shard's mutex is held by nobody who is in: it was written over.
+
+    The kernel marks what a thread holds before its id is free. It may have begun just now, or be
+    of a pid namespace that we do not see: so the mutex must not move for a while.
+    """
+    cdef uint32_t word = load32(&s.mutex), changes = load32(&s.changes), tries, i, pid
+    if word == 0 or word & FUTEX_DIED:
+        return False
+    pid = process_with(word & FUTEX_TID)
+    for i in range(a.hdr.n_procs):
+        if pid and a.procs[i].pid == pid and a.procs[i].started == start_time(pid):
+            return False
+    for tries in range(20):
+        _time.sleep(0.01)
+        if load32(&s.mutex) != word or load32(&s.changes) != changes:
+            return False
+    return True
+
+
+cdef object process_with(uint32_t tid):
+    """Return the id of the process that a thread belongs to, 0 if there is no such thread."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            return int(file.read().partition(b"\nTgid:")[2].split()[0])
+    except (OSError, IndexError):
+        return 0
 
 
 cdef dict usage_of(arena_t* a):

@@ -115,7 +115,8 @@ cdef void repair_shard(arena_t* a, shard_t* s) noexcept nogil:
     s.used_rsbs = s.used_lkbs = 0
     i = shard
     while i <= a.bucket_mask:
-        a.buckets[i] = 0
+        if have_bucket(a, i):
+            a.buckets[i] = 0
         i += a.shard_mask + 1
     crash_point()
     for i in range(1, load32(&a.hdr.next_rsb)):

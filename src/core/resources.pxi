@@ -25,11 +25,27 @@ cdef extern from *:
     uint32_t dlm_hash(const unsigned char* name, size_t len, uint64_t seed) noexcept nogil
 
 
+cdef bint have_bucket(arena_t* a, uint32_t hash) noexcept nogil:
+    """See that a bucket has memory; reading it where the tmpfs is full means SIGBUS."""
+    cdef uint32_t bucket = hash & a.bucket_mask
+    cdef unsigned char* known = a.bucket_pages
+    cdef uint32_t page = bucket >> 10       # of 1024 buckets
+    if known == NULL or known[page]:
+        return True
+    if populate(&a.buckets[bucket], sizeof(uint32_t)):
+        return False
+    known[page] = 1
+    return True
+
+
 cdef rsb_t* find_rsb(
     arena_t* a, const unsigned char* name, uint32_t len, uint32_t hash
 ) noexcept nogil:
     cdef rsb_t* r
-    cdef uint32_t i = a.buckets[hash & a.bucket_mask]
+    cdef uint32_t i
+    if not have_bucket(a, hash):
+        return NULL
+    i = a.buckets[hash & a.bucket_mask]
     while i:
         r = &a.rsbs[i]
         if r.hash == hash and r.name_len == len and memcmp(name_at(a, r), name, len) == 0:
@@ -44,6 +60,10 @@ cdef rsb_t* make_rsb(
     """Add a resource; on NULL, `lacking` says which kind of slot is used up."""
     cdef uint32_t i, slot = 0
     cdef rsb_t* r
+    if not have_bucket(a, hash):
+        a.full = True
+        lacking[0] = KIND_RSB
+        return NULL
     if len > NAME_INLINE:
         slot = take_slot(a, s, KIND_NAME)
         if slot == 0:

@@ -4,7 +4,8 @@
 # the count did not move is what it was at one moment; else it is copied again.
 
 cdef enum:
-    VIEW_TRIES = 10000       # then the shard's owner is stopped, or dead and not yet buried
+    VIEW_TRIES = 200         # and so long; then the shard's owner is stopped, or dead
+    VIEW_PATIENCE = 20000000  # nanoseconds
 
 
 cdef struct seen_t:
@@ -20,16 +21,16 @@ cdef uint32_t copy_queue(
 ) noexcept nogil:
     cdef uint32_t i = head, claim
     cdef client_t* c
-    while 0 < i < a.hdr.n_lkbs and n < room:
+    while 0 < i < a.limits[KIND_LKB] and n < room:
         out[n].lkb = a.lkbs[i]
         out[n].index = i
         out[n].node = out[n].pid = 0
         out[n].started = 0
-        if out[n].lkb.client < a.hdr.n_clients:
+        if out[n].lkb.client < N_CLIENTS:
             c = &a.clients[out[n].lkb.client]
             claim = c.claim
             out[n].node = c.node
-            if 0 < claim <= a.hdr.n_procs:
+            if 0 < claim <= N_PROCS:
                 out[n].pid = a.procs[claim - 1].pid
                 out[n].started = a.procs[claim - 1].started
         i = out[n].lkb.next
@@ -37,29 +38,42 @@ cdef uint32_t copy_queue(
     return n
 
 
+cdef bint name_makes_sense(arena_t* a, rsb_t* r) noexcept nogil:
+    if r.name_slot:
+        return r.name_len <= NAME_MAX and r.name_slot < a.limits[KIND_NAME]
+    return r.name_len <= NAME_INLINE
+
+
 cdef bint copy_resource(
     arena_t* a, uint32_t i, rsb_t* r, unsigned char* name, seen_t* out, uint32_t room, uint32_t* n
 ) noexcept nogil:
     """Copy a resource and its locks as they were at one moment; False: it would not hold still."""
     cdef shard_t* s
-    cdef uint32_t changes, tries
-    for tries in range(<uint32_t>VIEW_TRIES):
+    cdef uint32_t changes, tries = 0
+    cdef bint sound
+    cdef int64_t give_up = monotonic_ns() + VIEW_PATIENCE
+    while True:
         s = &a.shards[a.rsbs[i].shard & a.shard_mask]
         changes = load32(&s.changes)
         if load32(&s.mutex) & FUTEX_TID == 0:
             r[0] = a.rsbs[i]
             n[0] = 0
-            if r.flags & R_USED:
-                if r.name_len > NAME_MAX or r.name_slot >= a.hdr.n_names:
-                    continue
+            sound = not r.flags & R_USED or name_makes_sense(a, r)
+            if r.flags & R_USED and sound:
                 memcpy(name, name_at(a, r) if r.name_slot else &r.name[0], r.name_len)
                 n[0] = copy_queue(a, r.granted, out, 0, room)
                 n[0] = copy_queue(a, r.converting, out, n[0], room)
                 n[0] = copy_queue(a, r.waiting, out, n[0], room)
             if load32(&s.mutex) & FUTEX_TID == 0 and load32(&s.changes) == changes:
-                return True
+                return sound
+        tries += 1
+        if tries >= VIEW_TRIES and monotonic_ns() > give_up:
+            return False
         sched_yield()
-    return False
+
+
+cdef object seen_mode(int mode):
+    return MODES[mode] if NL <= mode <= EX else None
 
 
 cdef class View:
@@ -87,7 +101,7 @@ cdef class View:
 
     @property
     def capacity(self):
-        return self.a.hdr.n_lkbs - 1
+        return self.a.limits[KIND_LKB] - 1
 
     @property
     def lvb_len(self):
@@ -114,7 +128,7 @@ cdef class View:
         cdef bint ok
         cdef lkb_t* k
         found = []
-        for i in range(1, load32(&self.a.hdr.next_rsb)):
+        for i in range(1, min(load32(&self.a.hdr.next_rsb), self.a.limits[KIND_RSB])):
             if not self.a.rsbs[i].flags & R_USED:
                 continue
             while True:
@@ -124,10 +138,10 @@ cdef class View:
                     raise MemoryError
                 with nogil:
                     ok = copy_resource(&self.a, i, &r, text, out, room, &n)
-                if n < room:
-                    break
+                if n < room or room > self.a.limits[KIND_LKB]:
+                    break       # what has more locks than there are goes round in circles
                 room *= 2
-            if not ok or not r.flags & R_USED:
+            if not ok or n == room or not r.flags & R_USED:
                 continue
             name = text[:r.name_len]
             if wanted is not None and name != wanted:
@@ -137,8 +151,8 @@ cdef class View:
                 k = &out[each].lkb
                 status = LockStatus(
                     <uint64_t>k.gen << 32 | out[each].index, name, out[each].node,
-                    QUEUES[k.queue & 3], mode_or_none(k.grmode),
-                    mode_or_none(k.rqmode if k.queue != Q_GRANTED else IV), k.token,
+                    QUEUES[k.queue & 3], seen_mode(k.grmode),
+                    seen_mode(k.rqmode if k.queue != Q_GRANTED else IV), k.token,
                     <uint64_t>out[each].pid << 32 | k.owner, k.since / 100.0,
                 )
                 locks.append((status, out[each].pid, out[each].started))

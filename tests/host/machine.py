@@ -31,7 +31,8 @@ class Host:
 
     def connect(self, name: str | None = None, **options: Any) -> Lockspace:
         options.setdefault("capacity", 255)
-        space = pydlm.connect(name or self.name, stack=self.stack, **options)
+        options.setdefault("stack", self.stack)
+        space = pydlm.connect(self.name if name is None else name, **options)
         self.spaces.append(space)
         return space
 

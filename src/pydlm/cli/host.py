@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pydlm.cli.terminal import AsJson, on_stdout, write_json
+from pydlm.cli.terminal import AsJson, on_stdout, verbatim, write_json
 from pydlm.errors import DlmError
 from pydlm.stacks.host.admin import list_lockspaces, open_view, remove_lockspace
 
@@ -46,10 +46,10 @@ def list_(directory: Directory = None, as_json: AsJson = False) -> None:
     table = Table("lockspace", "processes", "resources", "locks", "capacity", "lvb")
     for one in found:
         if "error" in one:
-            table.add_row(one["name"], one["error"])
+            table.add_row(verbatim(one["name"]), verbatim(one["error"]))
             continue
         table.add_row(
-            one["name"],
+            verbatim(one["name"]),
             " ".join(map(str, one["processes"])),
             *(f"{one[key]:,}" for key in ("resources", "locks", "capacity")),
             f"{one['lvb_len']} bytes",

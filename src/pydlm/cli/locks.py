@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from pydlm._core import start_time
 from pydlm.cli.host import Directory
-from pydlm.cli.terminal import AsJson, on_stdout, write_json
+from pydlm.cli.terminal import AsJson, on_stdout, verbatim, write_json
 from pydlm.stacks.host.admin import open_view
 from pydlm.types import LockStatus, Mode, Queue
 
@@ -20,11 +21,22 @@ __all__ = ["locks"]
 _Seen = list[tuple[LockStatus, int, int]]
 
 
-def _command(pid: int) -> str:
+def _command(pid: int, started: int) -> str:
+    """Return a process's command line; nothing if it is gone, and its pid another's."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return ""
+    if start_time(pid) != started:
+        return ""
+    return raw.replace(b"\0", b" ").decode(errors="backslashreplace").strip()
+
+
+def _clock(seconds: float | None) -> str:
+    try:
+        return "" if seconds is None else time.strftime("%H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "?"  # the lockspace is damaged
 
 
 def _began(ticks: int) -> float:
@@ -70,7 +82,7 @@ def _rows(resources: list[tuple[bytes, bool, _Seen]]) -> list[dict[str, Any]]:
                     "node": status.client,
                     "pid": pid,
                     "thread": status.owner & 0xFFFFFFFF,
-                    "command": _command(pid),
+                    "command": _command(pid, started) if pid else "",
                     "started": _began(started) if pid else None,
                     "age": max(0.0, round(now - status.since, 2)),
                     "waits_for": _waits_for(status, locks),
@@ -90,7 +102,7 @@ def locks(
 ) -> None:
     """Show the locks of a lockspace of this machine, without stopping anybody."""
     view = open_view(lockspace, directory)
-    rows = _rows(view.resources(None if resource is None else resource.encode()))
+    rows = _rows(view.resources(None if resource is None else os.fsencode(resource)))
     if as_json:
         write_json(rows)
         return
@@ -110,13 +122,13 @@ def locks(
         title = row["resource"] + ("" if row["lvb_valid"] else " (lvb invalid)")
         for lock in row["locks"]:
             table.add_row(
-                title,
+                verbatim(title),
                 lock["queue"],
                 lock["granted"] or "",
                 lock["requested"] or "",
                 str(lock["pid"] or "(gone)"),
-                lock["command"][:40],
-                time.strftime("%H:%M:%S", time.localtime(lock["started"] or 0)),
+                verbatim(lock["command"][:40]),
+                _clock(lock["started"]),
                 f"{lock['age']:.2f} s",
                 f"{lock['lkid']:x}",
                 " ".join(f"{lkid:x}" for lkid in lock["waits_for"]),

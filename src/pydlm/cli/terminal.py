@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pydlm.errors import DlmError
 
@@ -18,6 +19,7 @@ __all__ = [
     "on_stderr",
     "on_stdout",
     "pydlm_version",
+    "verbatim",
     "write_json",
 ]
 
@@ -47,6 +49,13 @@ def complain(error: DlmError) -> None:
     """Say what went wrong, in one line."""
     message = " ".join(str(error).split())
     on_stderr().print(f"pydlm: {message}", style="red", markup=False, soft_wrap=True)
+
+
+def verbatim(text: str) -> Text:
+    """Return text of others as it may be shown: nothing in it is markup, or moves the cursor."""
+    return Text(
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def write_json(value: Any) -> None:

@@ -57,8 +57,9 @@ class StormResult(NamedTuple):
 def _play(number: int, name: str, stack: str, ledger: _Ledger, pipe: Pipe) -> None:
     """Take the lock and check, for ever. Says so on `pipe` if something is wrong."""
     ls = connect(name, stack)
-    pipe.send(ls.node)
+    # Before the next one is killed: a block is forgotten with the last lock on its resource.
     lock = ls.lock(RESOURCE)
+    pipe.send(ls.node)
     chance = random.Random()
     while True:
         wrong, rebuilt = _round(number, lock, ls.lvb_len, ledger, writes=chance.random() < 0.5)
