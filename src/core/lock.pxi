@@ -29,6 +29,12 @@ cdef struct waiter_t:
 
 cdef double TIMEOUT_MAX = 9223372036.0       # as threading.TIMEOUT_MAX
 cdef int64_t NEVER = -1
+cdef int64_t WATCH_EACH = 1000000000         # ns: see wake_for_the_dead
+
+
+cdef inline int64_t sooner(int64_t a, int64_t b) noexcept nogil:
+    """Return the earlier of two times, each of which may be NEVER."""
+    return b if a == NEVER or (b != NEVER and b < a) else a
 
 
 cdef int64_t deadline_of(blocking, limit) except -2:
@@ -622,16 +628,16 @@ cdef class Lock:
         If it returns False or raises, nothing of the wait is left.
         """
         cdef arena_t* a = self.client.a
-        cdef int64_t look_at = NEVER, until
+        cdef int64_t look_at = NEVER, watch_at = NEVER, until
         cdef int rc
         wait = self.client.wait
         if wait is not None and wait < 1e9:
             look_at = monotonic_ns() + <int64_t>(<double>wait * 1e9)
+        if self.client.arena.shared:
+            watch_at = monotonic_ns() + WATCH_EACH
         try:
             while load32(word) == value:
-                until = deadline
-                if look_at != NEVER and (until == NEVER or look_at < until):
-                    until = look_at
+                until = sooner(sooner(deadline, look_at), watch_at)
                 with nogil:
                     rc = futex_wait(word, value, until, a.futex_flags)
                 if rc == EINTR:
@@ -639,6 +645,11 @@ cdef class Lock:
                 elif rc == ETIMEDOUT:
                     if until == deadline:
                         return not self.take_back(in_line)
+                    if until == watch_at:
+                        with nogil:
+                            wake_for_the_dead(a)
+                        watch_at += WATCH_EACH
+                        continue
                     # Again only if there was no slot to be seen by.
                     look_at = NEVER if self.break_deadlock(in_line) else look_at + 1000000000
         except BaseException:

@@ -143,6 +143,19 @@ cdef void bury_all(arena_t* a) noexcept nogil:
             bury(a, i)
 
 
+cdef void wake_for_the_dead(arena_t* a) noexcept nogil:
+    """Have our helper bury whoever died and is still there.
+
+    All who were to be woken by a death may be stopped. So a thread that waits, perhaps for the dead,
+    looks for itself now and then; what the kernel tells is faster, and nearly always comes.
+    """
+    cdef uint32_t i
+    for i in range(a.hdr.n_procs):
+        if is_dead(&a.procs[i]):
+            ring_process(a, a.me)
+            return
+
+
 cdef void look_after(arena_t* a) noexcept nogil:
     """Serve our own connections: their descriptors, and threads whose waker died."""
     cdef uint32_t i, client

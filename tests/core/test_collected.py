@@ -123,6 +123,7 @@ def test_collections_while_others_work_on_the_resource(world: Any) -> None:
         cycle.append(cycle)  # type: ignore[arg-type]
     del lk, cycle
     stop.append(None)
+    tasks.pop().result()  # or else a collection of its own would make ours do nothing
     gc.collect()  # the workers wait for what was held
     for task in tasks:
         task.result()

@@ -289,9 +289,8 @@ def test_where_two_watchers_are_stopped(host: Host) -> None:
     where_watchers_are_stopped(host, 2)
 
 
-@pytest.mark.xfail(reason="three stopped processes are all that watch a fourth")
-def test_where_three_watchers_are_stopped(host: Host) -> None:
-    """Point 7: who holds no lock that is waited for delays nobody when it is stopped."""
+def test_where_all_watchers_are_stopped(host: Host) -> None:
+    """Nobody is woken; who waits notices by itself."""
     where_watchers_are_stopped(host, 3)
 
 
