@@ -146,8 +146,8 @@ cdef void bury_all(arena_t* a) noexcept nogil:
 cdef void wake_for_the_dead(arena_t* a) noexcept nogil:
     """Have our helper bury whoever died and is still there.
 
-    All who were to be woken by a death may be stopped. So a thread that waits, perhaps for the dead,
-    looks for itself now and then; what the kernel tells is faster, and nearly always comes.
+    All who were to be woken by a death may be stopped. So a thread that waits, perhaps for the
+    dead, looks for itself now and then; what the kernel tells is faster, and nearly always comes.
     """
     cdef uint32_t i
     for i in range(a.hdr.n_procs):
