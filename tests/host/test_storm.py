@@ -33,18 +33,20 @@ def test_of_deaths(nodes: int, host: Host) -> None:
         "--nodes",
         str(nodes),
         "--kill",
+        "--kills",
         "40",
         "--json",
     )
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)
     assert (result["kills"], result["wrong"]) == (40, None)
+    assert result["leaked"] == {"locks": 0, "slots": 0}
     assert result["rounds"] > 40
     assert not list(host.directory.iterdir()), "its lockspace is removed"
 
 
 def test_ends_with_an_error_on_another_stack() -> None:
-    done = run("pydlm.cli", "torture", "--stack", "local", "--kill", "2")
+    done = run("pydlm.cli", "torture", "--stack", "local", "--kill", "--kills", "2")
     assert done.returncode != 0
     assert "host stack" in done.stderr
 

@@ -23,6 +23,7 @@ from pydlm.lockspace import connect
 __all__ = ["torture"]
 
 _DEFAULT_SECONDS: Final = 10.0
+_DEFAULT_KILLS: Final = 10_000
 _REFRESH_EVERY: Final = 0.1  # seconds
 
 _INTEGER = "{:,}".format
@@ -49,11 +50,12 @@ def torture(
         typer.Option(min=0.0, help="End after so many seconds.", show_default="10"),
     ] = None,
     kill: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Nodes are processes, and so many die by SIGKILL. For the host stack."
-        ),
-    ] = 0,
+        bool,
+        typer.Option("--kill", help="Nodes are processes, and die by SIGKILL. For the host stack."),
+    ] = False,
+    kills: Annotated[
+        int, typer.Option(min=1, help="With --kill: end after so many deaths.")
+    ] = _DEFAULT_KILLS,
     json: AsJson = False,
 ) -> None:
     """Count up in one lock value block from many nodes, and check every value that is read.
@@ -63,7 +65,9 @@ def torture(
     new one. Which node writes rotates. Ends with exit status 1 at the first wrong value.
     """
     if kill:
-        torture_with_deaths(stack or "host", nodes, kill, as_json=json)
+        if iterations is not None:
+            raise typer.BadParameter("--iterations is for nodes that live; use --kills")
+        torture_with_deaths(stack or "host", nodes, kills, seconds, as_json=json)
         return
     if iterations is None and seconds is None:
         seconds = _DEFAULT_SECONDS

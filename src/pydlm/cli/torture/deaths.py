@@ -18,7 +18,9 @@ from pydlm.stacks.host.admin import remove_lockspace
 __all__ = ["torture_with_deaths"]
 
 
-def torture_with_deaths(stack: str, nodes: int, kills: int, *, as_json: bool) -> None:
+def torture_with_deaths(
+    stack: str, nodes: int, kills: int, seconds: float | None, *, as_json: bool
+) -> None:
     """Run a storm; exit status 1 if a value was wrong or something was left behind."""
     name, _, directory = stack.partition(":")
     if name != "host":
@@ -41,7 +43,7 @@ def torture_with_deaths(stack: str, nodes: int, kills: int, *, as_json: bool) ->
             progress.update(task, completed=done, refresh=done % 16 == 0)
 
         try:
-            result = storm.run(kills, tell)
+            result = storm.run(kills, seconds, tell)
         finally:
             remove_lockspace(lockspace, Path(directory) if directory else None, force=True)
     if as_json:
@@ -69,5 +71,6 @@ def _print_table(result: StormResult) -> None:
     table.add_row("slowest notice of a death", f"{result.slowest_notice * 1000:.1f} ms")
     table.add_row("seconds", f"{result.seconds:.1f}")
     table.add_row("locks left behind", str(result.leaked["locks"]))
+    table.add_row("slots lost", "[red]yes[/]" if result.leaked["slots"] else "[green]no[/]")
     table.add_row("wrong values", "[red]1[/]" if result.wrong else "[green]0[/]")
     on_stdout().print(table)

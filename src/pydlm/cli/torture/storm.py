@@ -27,6 +27,7 @@ from pydlm.cli.torture.player import RESOURCE, Wrong
 from pydlm.contract import Lock
 from pydlm.errors import LVBInvalid
 from pydlm.lockspace import Lockspace, connect
+from pydlm.stacks.host import HostStack
 from pydlm.types import Mode, NodeDown
 
 __all__ = ["Storm", "StormResult"]
@@ -51,7 +52,7 @@ class StormResult(NamedTuple):
     seconds: float
     slowest_notice: float  #: seconds from a SIGKILL until everybody had been told
     wrong: Wrong | None
-    leaked: dict[str, int]  #: locks and resources left behind
+    leaked: dict[str, int]  #: locks left behind; 1 if slots of the arena were lost
 
 
 def _play(number: int, name: str, stack: str, ledger: _Ledger, pipe: Pipe) -> None:
@@ -94,6 +95,15 @@ def _round(
     return wrong, writes and not valid
 
 
+def _unsound(ls: Lockspace) -> int:
+    """Return 1 if an invariant of the arena is broken, or a slot of it lost."""
+    try:
+        cast("HostStack", ls.stack).arena.check()
+    except AssertionError:
+        return 1
+    return 0
+
+
 class Storm:
     """Keeps `nodes` processes running while it kills `kills` of them, one after the other."""
 
@@ -105,8 +115,11 @@ class Storm:
         # Places are not used again: a dead node's entries go on to count.
         self._ledger = _Ledger(*(RawArray("Q", nodes) for _ in range(3)))
 
-    def run(self, kills: int, tell: Callable[[int], None]) -> StormResult:
-        """Run until so many were killed or something is wrong; `tell` is told of each."""
+    def run(self, kills: int, seconds: float | None, tell: Callable[[int], None]) -> StormResult:
+        """Run until so many were killed, or the time is over, or something is wrong.
+
+        `tell` is told of each death.
+        """
         wrong: Wrong | None = None
         rebuilt = done = 0
         slowest = 0.0
@@ -114,7 +127,8 @@ class Storm:
         chance = random.Random()
         members = [self._start(number) for number in range(self._nodes)]
         with connect(self._name, self._stack) as watcher:
-            while done < kills and wrong is None:
+            end = float("inf") if seconds is None else begin + seconds
+            while done < kills and wrong is None and monotonic() < end:
                 pipes = [pipe for _, pipe, _ in members]
                 for ready in wait(pipes, timeout=chance.expovariate(1 / _MEAN_LIFE)):
                     said: Wrong | None = cast("Pipe", ready).recv()
@@ -131,7 +145,7 @@ class Storm:
                 self._kill(process, node, watcher)
                 pipe.close()
             took = monotonic() - begin
-            left = {"locks": sum(1 for _ in watcher.dump())}
+            left = {"locks": sum(1 for _ in watcher.dump()), "slots": _unsound(watcher)}
         return StormResult(done, sum(self._ledger.rounds), rebuilt, took, slowest, wrong, left)
 
     def _start(self, number: int) -> tuple[Any, Pipe, int]:
