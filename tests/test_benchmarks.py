@@ -152,6 +152,22 @@ def test_peers_runs() -> None:
     assert "threading.Lock" in done.stdout and "fcntl.flock" in done.stdout
 
 
+@pytest.mark.slow
+def test_locks_between_processes() -> None:
+    done = script("between_processes.py", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [
+        "multiprocessing.Lock",
+        "fcntl.flock",
+        "filelock",
+        "redis-py",
+        "PostgreSQL",
+    ]
+    for line in lines:
+        assert "not measured: no " in line or float(line.split()[-1]) > 0
+
+
 def test_results_as_markdown() -> None:
     rows = [row.as_dict() for name in ("with", "memory") for row in BENCHMARKS[name](TINY)]
     found = {"environment": {"pydlm": "0", **environment()}, "rounds": 2, "rows": rows}

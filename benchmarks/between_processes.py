@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""What people lock with between the processes of a machine, beside pydlm's host stack.
+
+    python benchmarks/between_processes.py [--rounds N]
+
+Uncontended acquire+release of one lock, in nanoseconds. filelock, redis-py with a local Redis over a Unix
+socket, and psycopg with a local PostgreSQL over a Unix socket are measured where they are installed;
+the servers are started here, with nothing kept on disk, and stopped again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pydlm
+from pydlm.cli.bench.host.partner import meeting_place
+from pydlm.cli.bench.sampling import Plan, Program, compare, sampled
+
+PAIR = "l.acquire(); l.release()"
+#: The slow ones are measured by fewer operations.
+FEW = Plan(samples=10, batch=100)
+
+
+class Missing(Exception):
+    """What a peer needs is not here."""
+
+
+def needs(module: str, program: str | None = None, *places: str) -> str:
+    if importlib.util.find_spec(module) is None:
+        raise Missing(f"no Python package {module}")
+    found = program and shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *places]))
+    if program and not found:
+        raise Missing(f"no program {program}")
+    return found or ""
+
+
+def until(ready: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Return what `ready` returns, once it does not raise."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return ready()
+        except Exception as error:
+            if time.monotonic() > end:
+                raise Missing(f"it does not start: {error}") from error
+            time.sleep(0.05)
+
+
+def flock(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+    file = cleanup.enter_context(open(place / "flock", "w"))
+    names = {"flock": fcntl.flock, "f": file.fileno(), "EX": fcntl.LOCK_EX, "UN": fcntl.LOCK_UN}
+    return sampled(plan, "flock(f, EX); flock(f, UN)", **names)
+
+
+def standard(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+    return sampled(plan, PAIR, l=multiprocessing.Lock())
+
+
+def filelock(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+    needs("filelock")
+    from filelock import FileLock
+
+    return sampled(FEW, PAIR, l=FileLock(place / "filelock"))
+
+
+def redis(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+    server = needs("redis", "redis-server")
+    from redis import Redis
+
+    socket = place / "redis"
+    options = ["--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL, cwd=place)
+    cleanup.callback(process.wait)
+    cleanup.callback(process.terminate)
+    client = Redis(unix_socket_path=str(socket))
+    cleanup.callback(client.close)
+    until(client.ping)
+    return sampled(FEW, PAIR, l=client.lock("peers"))
+
+
+def postgres(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+    debian = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    initdb = needs("psycopg", "initdb", *debian)
+    import psycopg
+
+    # The server refuses to be root.
+    user = "postgres" if os.geteuid() == 0 else None
+    data = place / "data"
+    data.mkdir()
+    if user:
+        place.chmod(0o755)
+        shutil.chown(data, user)
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet |= {"user": user, "cwd": data}
+    subprocess.run([initdb, "-D", data, "-U", "bench", "-A", "trust", "-N"], check=True, **quiet)
+    server = Path(initdb).with_name("postgres")
+    process = subprocess.Popen([server, "-D", data, "-k", data, "-c", "listen_addresses="], **quiet)
+    cleanup.callback(process.wait)
+    cleanup.callback(process.terminate)
+    link = until(
+        lambda: psycopg.connect(f"host={data} user=bench dbname=postgres", autocommit=True)
+    )
+    cleanup.callback(link.close)
+    statement = 'run("SELECT pg_advisory_lock(1)"); run("SELECT pg_advisory_unlock(1)")'
+    return sampled(FEW, statement, run=link.cursor().execute)
+
+
+PEERS: dict[str, Callable[[Plan, ExitStack, Path], Program]] = {
+    "multiprocessing.Lock": standard,
+    "fcntl.flock": flock,
+    "filelock": filelock,
+    "redis-py Lock, local Redis": redis,
+    "PostgreSQL advisory lock, local": postgres,
+}
+
+
+def measured(rounds: int) -> Iterator[str]:
+    for name, make in PEERS.items():
+        with ExitStack() as cleanup:
+            place = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pydlm-peers-")))
+            stack = cleanup.enter_context(meeting_place())
+            ls = cleanup.enter_context(pydlm.connect("peers", stack=stack))
+            try:
+                peer = make(Plan(), cleanup, place)
+            except Missing as missing:
+                yield f"{name:32} not measured: {missing}"
+                continue
+            found = compare(rounds, sampled(Plan(), PAIR, l=ls.lock("peers")), peer)
+            ours, theirs = found.ours, found.peer
+            yield (
+                f"{name:32} {ours.median:9.1f} {ours.p99:9.1f} {theirs.median:11.1f} "
+                f"{theirs.p99:11.1f} {1 / found.ratio:8.1f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    rounds = parser.parse_args().rounds
+    heads = ("pydlm ns", "p99", "peer ns", "p99", "times")
+    print(f"{'':32} {heads[0]:>9} {heads[1]:>9} {heads[2]:>11} {heads[3]:>11} {heads[4]:>8}")
+    for line in measured(rounds):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
