@@ -3,9 +3,9 @@
 
     python benchmarks/between_processes.py [--rounds N]
 
-Uncontended acquire+release of one lock, in nanoseconds. filelock, redis-py with a local Redis over a Unix
-socket, and psycopg with a local PostgreSQL over a Unix socket are measured where they are installed;
-the servers are started here, with nothing kept on disk, and stopped again.
+Uncontended acquire+release of one lock, in nanoseconds. filelock, redis-py with a local Redis, and
+psycopg with a local PostgreSQL, both over Unix sockets, are measured where they are installed; the
+servers are started here and stopped again.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ def until(ready: Callable[[], Any], seconds: float = 20.0) -> Any:
             time.sleep(0.05)
 
 
-def flock(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
-    file = cleanup.enter_context(open(place / "flock", "w"))
+def flock(cleanup: ExitStack, place: Path) -> Program:
+    file = cleanup.enter_context((place / "flock").open("w"))
     names = {"flock": fcntl.flock, "f": file.fileno(), "EX": fcntl.LOCK_EX, "UN": fcntl.LOCK_UN}
-    return sampled(plan, "flock(f, EX); flock(f, UN)", **names)
+    return sampled(Plan(), "flock(f, EX); flock(f, UN)", **names)
 
 
-def standard(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
-    return sampled(plan, PAIR, l=multiprocessing.Lock())
+def standard(*_: object) -> Program:
+    return sampled(Plan(), PAIR, l=multiprocessing.Lock())
 
 
-def filelock(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+def filelock(_: ExitStack, place: Path) -> Program:
     needs("filelock")
     from filelock import FileLock
 
     return sampled(FEW, PAIR, l=FileLock(place / "filelock"))
 
 
-def redis(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+def redis(cleanup: ExitStack, place: Path) -> Program:
     server = needs("redis", "redis-server")
     from redis import Redis
 
@@ -90,7 +90,7 @@ def redis(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
     return sampled(FEW, PAIR, l=client.lock("peers"))
 
 
-def postgres(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
+def postgres(cleanup: ExitStack, place: Path) -> Program:
     debian = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
     initdb = needs("psycopg", "initdb", *debian)
     import psycopg
@@ -117,7 +117,7 @@ def postgres(plan: Plan, cleanup: ExitStack, place: Path) -> Program:
     return sampled(FEW, statement, run=link.cursor().execute)
 
 
-PEERS: dict[str, Callable[[Plan, ExitStack, Path], Program]] = {
+PEERS: dict[str, Callable[[ExitStack, Path], Program]] = {
     "multiprocessing.Lock": standard,
     "fcntl.flock": flock,
     "filelock": filelock,
@@ -133,7 +133,7 @@ def measured(rounds: int) -> Iterator[str]:
             stack = cleanup.enter_context(meeting_place())
             ls = cleanup.enter_context(pydlm.connect("peers", stack=stack))
             try:
-                peer = make(Plan(), cleanup, place)
+                peer = make(cleanup, place)
             except Missing as missing:
                 yield f"{name:32} not measured: {missing}"
                 continue
