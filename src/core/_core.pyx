@@ -45,8 +45,13 @@ include "words.pxi"
 include "lockspace.pxi"
 include "view.pxi"
 include "client.pxi"
+include "events.pxi"
 include "deadlock.pxi"
+include "line.pxi"
 include "lock.pxi"
+include "native.pxi"
+include "wait.pxi"
+include "held.pxi"
 include "crash.pxi"
 
 if dlm_watch_fork() != 0:

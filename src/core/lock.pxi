@@ -14,19 +14,6 @@ cdef enum:
     HELD
     TURN                     # given up to the first in line, who has not come yet
 
-cdef enum:
-    IN_LINE                  # waiter_t.word
-    CALLED
-    DISMISSED
-
-# A thread in line for the handle. Not on that thread's stack, which may go under it: a daemon
-# thread ends inside of its wait when the interpreter does.
-cdef struct waiter_t:
-    uint32_t word
-    uint32_t edge            # its lock slot in the arena, once a search has to see it
-    int mode
-    waiter_t* next
-
 cdef double TIMEOUT_MAX = 9223372036.0       # as threading.TIMEOUT_MAX
 cdef int64_t NEVER = -1
 cdef int64_t WATCH_EACH = 1000000000         # ns: see wake_for_the_dead
@@ -107,10 +94,10 @@ cdef class Lock:
         if self.client.live == dlm_epoch:
             if self.k.grmode > NL:
                 warning = f"{self!r} was held when its last reference went; it has been released"
-                self.shut()
+                shut(self)
                 _warnings.warn(warning, ResourceWarning)
             else:
-                self.shut()
+                shut(self)
 
     # Taking and giving up.
 
@@ -174,19 +161,19 @@ cdef class Lock:
         cdef int status
         self.check_open()
         if self.state != IDLE:
-            if not blocking or not self.stand_in_line(mode, deadline):
+            if not blocking or not stand_in_line(self, mode, deadline):
                 return False
         self.state = BUSY
         try:
-            status = self.request(mode, blocking, deadline)
+            status = request(self, mode, blocking, deadline)
         except BaseException:
             if self.state == BUSY:
-                self.call_next()
+                call_next(self)
             raise
         if status == ST_OK:
             self.state = HELD
             return True
-        self.call_next()
+        call_next(self)
         return False
 
     cdef int give_back(self) except -1:
@@ -200,7 +187,7 @@ cdef class Lock:
             self.passed_on = True
         self.state = BUSY       # we may have to wait for the shard, and others come in
         self.back_to_null()
-        self.call_next()
+        call_next(self)
         return 0
 
     cdef inline void back_to_null(self) noexcept:
@@ -242,7 +229,7 @@ cdef class Lock:
             raise NotHeld("convert of a lock that is not held; acquire it in that mode")
         self.state = BUSY
         try:
-            status = self.request(m, blocking, deadline)
+            status = request(self, m, blocking, deadline)
         finally:
             if self.state == BUSY:
                 self.state = HELD
@@ -256,7 +243,7 @@ cdef class Lock:
         cdef op_t o
         cdef bint found = self.first != NULL
         self.check_open()
-        self.dismiss()
+        dismiss(self)
         self.enter_open(&o)
         if self.k.queue == Q_CONVERT:
             found = True
@@ -277,8 +264,8 @@ cdef class Lock:
         if self.state == SHUT:
             return
         if self.client.live == dlm_epoch:
-            self.dismiss()
-            self.shut()
+            dismiss(self)
+            shut(self)
         self.state = SHUT
 
     # What it is like now.
@@ -494,379 +481,3 @@ cdef class Lock:
                 f"only while the lock is held, not in {MODES[self.k.grmode].name}"
             )
         return 0
-
-    cdef int shut(self) except -1:
-        """Unlock and let go of the slot. Called once, with the connection alive."""
-        cdef op_t o
-        cdef arena_t* a = self.client.a
-        cdef port_t* port = &a.ports[self.client.slot]
-        cdef lkb_t* k = self.k
-        cdef uint32_t rsb, i = self.index()
-        cdef bint unread
-        self.state = SHUT
-        self.client.handles[i] = NULL
-        enter(&o, a, shard_of(a, k))
-        if self.client.live != dlm_epoch:
-            shard_unlock(a, o.s)
-            return 0            # the connection was closed meanwhile and takes the lock along
-        rsb = k.rsb
-        if k.bits & B_DIRTY:
-            publish_dirty(a, o.s, &a.rsbs[rsb], k)
-        k.bits &= ~B_HAS_FD
-        k.fd = 0                # before it is closed: see direct.pxi
-        if load32(&k.futex):
-            store32(&k.futex, LEFT_TO_WAITER)
-            futex_wake(&k.futex, 1, a.futex_flags)
-        unread = k.bits & B_READY != 0
-        do_unlock(&o, &a.rsbs[rsb], k)
-        op_end(&o, rsb)
-        if port.fds != NULL and port.fds[i]:
-            pthread_mutex_lock(&port.mutex)
-            close((port.fds[i] >> 1) - 1)
-            port.fds[i] = 0
-            pthread_mutex_unlock(&port.mutex)
-        if unread:
-            self.client.drain()     # nobody may ever ask for events, and the slot waits for that
-        return 0
-
-    cdef bint ended(self) noexcept:
-        """Return whether the wait ended in the lock manager, and not by the lock being closed."""
-        if self.state != SHUT and self.client.live == dlm_epoch:
-            return True
-        self.reap()
-        return False
-
-    cdef int request(self, int mode, bint blocking, int64_t deadline) except -1:
-        """Convert to `mode`; return ST_OK or ST_EAGAIN. Raises what else can end a wait."""
-        cdef op_t o
-        cdef arena_t* a = self.client.a
-        cdef lkb_t* k = self.k
-        cdef rsb_t* r
-        cdef uint32_t flags = 0 if blocking else LKF_NOQUEUE
-        cdef bint queued
-        cdef int status, before = k.grmode
-        self.enter_open(&o)
-        r = &a.rsbs[k.rsb]
-        if k.grmode == NL:
-            flags |= LKF_QUECVT     # or else readers would pass a waiting writer for ever
-        else:
-            flags |= LKF_HEADQUE    # holders go before those who have nothing yet
-        if k.bits & B_DIRTY and dlm_lvb_action[k.grmode + 1][mode] == 0:
-            publish_dirty(a, o.s, r, k)
-        k.owner = 0 if self.passed_on else dlm_tid
-        do_convert(&o, r, k, mode, flags)
-        queued = k.queue == Q_CONVERT
-        if queued:
-            crash_point()
-            store32(&k.futex, WAITED)
-            crash_point()
-        if k.bits & B_HAS_FD:
-            push_fd_sync(&o, k)
-        op_end(&o, k.rsb)
-        if queued:
-            try:
-                if not self.sleep(&k.futex, WAITED, deadline, NULL):
-                    return ST_EAGAIN
-            except BaseException:
-                if self.ended():
-                    store32(&k.futex, 0)
-                    if k.status == ST_OK:
-                        self.go_back(before)    # granted meanwhile, but nobody will use it
-                raise
-            if not self.ended():
-                self.check_open()
-            store32(&k.futex, 0)
-        status = k.status
-        if status == ST_EAGAIN:
-            k.rqmode = IV
-        if status == ST_ECANCEL:
-            raise Cancelled("the request was cancelled")
-        if status == ST_EDEADLK:
-            raise deadlock_error(self.conversion_deadlock(mode))
-        return status
-
-    cdef void go_back(self, int mode) noexcept:
-        """Give up what was granted to a request whose caller has gone.
-
-        From CW to PR and back it may be that others came in between; then it stays as it is.
-        """
-        cdef op_t o
-        cdef uint32_t rsb = self.k.rsb
-        if mode == NL:
-            self.back_to_null()
-            return
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
-        if not self.is_open():
-            shard_unlock(o.a, o.s)
-            return
-        do_convert(&o, &o.a.rsbs[rsb], self.k, mode, LKF_NOQUEUE)
-        if self.k.bits & B_HAS_FD:
-            push_fd_sync(&o, self.k)
-        self.k.rqmode = IV
-        op_end(&o, rsb)
-
-    cdef tuple conversion_deadlock(self, int mode):
-        """Name the two: this conversion, and the one that waits for this lock."""
-        cdef op_t o
-        cdef arena_t* a = self.client.a
-        cdef uint32_t i, other = 0
-        self.enter_open(&o)
-        i = a.rsbs[self.k.rsb].converting
-        while i and other == 0:
-            if not modes_compatible(self.k.grmode, a.lkbs[i].rqmode):
-                other = i
-            i = a.lkbs[i].next
-        shard_unlock(a, o.s)
-        me = describe(a, self.index())._replace(wanted=MODES[mode])
-        return (me, describe(a, other)) if other else (me,)
-
-    cdef bint sleep(
-        self, uint32_t* word, uint32_t value, int64_t deadline, waiter_t* in_line
-    ) except -1:
-        """Wait until *word is no longer `value`; False: the deadline came first.
-
-        If it returns False or raises, nothing of the wait is left.
-        """
-        cdef arena_t* a = self.client.a
-        cdef int64_t look_at = NEVER, watch_at = NEVER, until
-        cdef int rc
-        wait = self.client.wait
-        if wait is not None and wait < 1e9:
-            look_at = monotonic_ns() + <int64_t>(<double>wait * 1e9)
-        if self.client.arena.shared:
-            watch_at = monotonic_ns() + WATCH_EACH
-        try:
-            while load32(word) == value:
-                until = sooner(sooner(deadline, look_at), watch_at)
-                with nogil:
-                    rc = futex_wait(word, value, until, a.futex_flags)
-                if rc == EINTR:
-                    PyErr_CheckSignals()
-                elif rc == ETIMEDOUT:
-                    if until == deadline:
-                        return not self.take_back(in_line)
-                    if until == watch_at:
-                        with nogil:
-                            wake_for_the_dead(a)
-                        watch_at += WATCH_EACH
-                        continue
-                    # Again only if there was no slot to be seen by.
-                    look_at = NEVER if self.break_deadlock(in_line) else look_at + 1000000000
-        except BaseException:
-            self.take_back(in_line)
-            raise
-        return True
-
-    cdef bint take_back(self, waiter_t* in_line) noexcept:
-        """End this thread's wait; False: it had ended already."""
-        cdef op_t o
-        if in_line != NULL:
-            if in_line.word != IN_LINE:
-                return False
-            self.leave_line(in_line)
-            return True
-        if load32(&self.k.futex) != WAITED:
-            return False
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
-        if load32(&self.k.futex) != WAITED:
-            shard_unlock(o.a, o.s)
-            return False
-        store32(&self.k.futex, 0)
-        do_cancel(&o, &o.a.rsbs[self.k.rsb], self.k, ST_ECANCEL)
-        op_end(&o, self.k.rsb)
-        return True
-
-    cdef void reap(self) noexcept:
-        """Free the slot that whoever closed the lock had to leave to the thread waiting in it."""
-        cdef op_t o
-        enter(&o, self.client.a, shard_of(self.client.a, self.k))
-        if load32(&self.k.futex) != LEFT_TO_WAITER:
-            store32(&self.k.futex, 0)       # so that who closes it need not leave it to us
-        else:
-            store32(&self.k.futex, 0)
-            give_if_done(o.a, o.s, self.k)
-        shard_unlock(o.a, o.s)
-
-    # The line before the handle: threads of this process that wait for it to be given up.
-
-    cdef bint stand_in_line(self, int mode, int64_t deadline) except -1:
-        """Wait for our turn; True: the handle is ours to use. False: the deadline came first."""
-        cdef waiter_t* w = <waiter_t*>malloc(sizeof(waiter_t))
-        cdef waiter_t** end
-        cdef uint32_t how
-        if w == NULL:
-            raise MemoryError
-        w.word = IN_LINE
-        w.next = NULL
-        w.edge = 0
-        w.mode = mode
-        end = &self.first
-        while end[0] != NULL:
-            end = &end[0].next
-        end[0] = w
-        try:
-            if not self.sleep(&w.word, IN_LINE, deadline, w):
-                return False
-        except BaseException:
-            if w.word == CALLED:
-                self.call_next()
-            raise
-        finally:
-            how = w.word
-            self.forget_edge(w)
-            free(w)
-        self.check_open()       # closed between the call and our coming
-        if how == DISMISSED:
-            raise Cancelled("the wait was cancelled")
-        return True
-
-    cdef void leave_line(self, waiter_t* w) noexcept:
-        cdef waiter_t** at = &self.first
-        while at[0] != w:
-            at = &at[0].next
-        at[0] = w.next
-        w.word = DISMISSED
-
-    cdef void call_next(self) noexcept:
-        """Hand the idle handle to the first in line."""
-        cdef waiter_t* w = self.first
-        if self.state == SHUT:
-            return
-        if w == NULL:
-            self.state = IDLE
-            return
-        self.first = w.next
-        self.state = TURN
-        store32(&w.word, CALLED)
-        futex_wake(&w.word, 1, self.client.a.futex_flags)
-
-    cdef void dismiss(self) noexcept:
-        """Send everybody in line away."""
-        cdef waiter_t* w
-        while self.first != NULL:
-            w = self.first
-            self.first = w.next
-            store32(&w.word, DISMISSED)
-            futex_wake(&w.word, 1, self.client.a.futex_flags)
-
-    # Deadlocks (rule 34).
-
-    cdef bint break_deadlock(self, waiter_t* in_line) except -1:
-        """Raise DeadlockError if this thread waits in a cycle; False: could not look."""
-        cdef arena_t* a = self.client.a
-        cdef uint32_t node = self.client.this_node
-        cdef uint32_t index = self.index()
-        if not self.is_open():
-            return True         # closed under us; the caller will see
-        if in_line != NULL:
-            index = self.show_edge(in_line)
-            if index == 0:
-                return False
-        with nogil:
-            search_begin(a, node)
-        try:
-            cycle = find_cycle(a, index)
-            if cycle:
-                members = describe_cycle(a, cycle)
-                # One whose wait has ended while we looked breaks the cycle.
-                if None not in [m.wanted for m in members] and self.take_back(in_line):
-                    raise deadlock_error(members)
-        finally:
-            search_end(a)
-        return True
-
-    cdef uint32_t show_edge(self, waiter_t* w) noexcept:
-        """Make a wait in line visible to searches, as a lock slot that is on no queue."""
-        cdef op_t o
-        cdef arena_t* a = self.client.a
-        cdef lkb_t* k
-        cdef uint32_t i
-        if w.edge:
-            return w.edge
-        while True:
-            enter(&o, a, shard_of(a, self.k))
-            i = take_lkb(a, o.s) if self.is_open() else 0
-            if i or not self.is_open():
-                break
-            shard_unlock(a, o.s)
-            if not refill(a, o.s, KIND_LKB):
-                return 0
-        if i:
-            k = &a.lkbs[i]
-            k.rsb = self.k.rsb
-            k.client = self.client.slot
-            k.grmode = IV
-            k.rqmode = <int8_t>w.mode
-            k.owner = dlm_tid
-            k.ready_next = self.index()
-            k.queue = Q_HANDLE
-            crash_point()
-            k.bits = B_USED
-            w.edge = i
-        shard_unlock(a, o.s)
-        return i
-
-    cdef void forget_edge(self, waiter_t* w) noexcept:
-        cdef op_t o
-        cdef arena_t* a = self.client.a
-        if w.edge == 0 or self.client.live != dlm_epoch:
-            return              # a closed connection takes it along
-        enter(&o, a, shard_of(a, &a.lkbs[w.edge]))
-        if self.client.live == dlm_epoch:
-            give_lkb(a, o.s, &a.lkbs[w.edge])
-        shard_unlock(a, o.s)
-
-
-cdef inline void grant_native(arena_t* a, rsb_t* r, lkb_t* k) noexcept nogil:
-    """What `grant` does, for a lock on the granted queue whose block is kept by its holder."""
-    cdef int mode = k.rqmode
-    r.token += 1
-    crash_point()
-    k.token = r.token
-    if mode > NL:
-        k.since = coarse_centiseconds()
-    crash_point()
-    uncount_held(r, k.grmode)
-    count_held(r, mode)
-    k.highbast = 0
-    set_state(k, Q_GRANTED, mode, IV)
-    if k.prev:
-        unlink_lkb(a, &r.granted, NULL, k)
-        put_granted(a, r, k)
-    k.trybast = 0
-
-
-@cython.final
-cdef class Held:
-    """The context manager of `Lock.held`."""
-
-    cdef Lock lock
-    cdef int mode
-    cdef bint blocking
-    cdef object timeout
-
-    def __cinit__(self, Lock lock not None, int mode, bint blocking, timeout):
-        self.lock = lock
-        self.mode = mode
-        self.blocking = blocking
-        self.timeout = timeout
-
-    def __enter__(self):
-        if (
-            self.timeout is NO_TIMEOUT and self.blocking
-            and self.lock.state == IDLE and self.lock.take_at_once(self.mode)
-        ):
-            return self.lock
-        if not self.lock.take(self.mode, self.blocking, deadline_of(self.blocking, self.timeout)):
-            raise_not_in_time(self.lock.name, MODES[self.mode], self.blocking, self.timeout)
-        return self.lock
-
-    def __exit__(self, exc_type, exc, tb):
-        if exc_type is None or not self.lock.gone():
-            self.lock.give_back()
-
-
-cdef int raise_not_in_time(bytes name, mode, bint blocking, timeout) except -1:
-    if blocking:
-        raise LockTimeout(f"{name!r} could not be had in {mode.name} within {timeout} seconds")
-    raise WouldBlock(f"{name!r} cannot be had in {mode.name} at once")
