@@ -182,9 +182,5 @@ def connect(lockspace: str, stack: str | None = None, **options: Any) -> Lockspa
     ``deadlock_wait=None`` where one thread takes locks on behalf of another, as thread pools and
     asyncio do: see :attr:`Lockspace.deadlock_wait`. Raises StackUnavailable, BadArgument.
     """
-    if not isinstance(lockspace, str):
-        raise TypeError(f"the name of a lockspace is str, not {type(lockspace).__name__}")
-    if stack is not None and not isinstance(stack, str):
-        raise TypeError(f"stack is 'name' or 'name:locator', a str, not {type(stack).__name__}")
     connector = stack_connector(stack, lockspace, **options)
     return Lockspace(lockspace, connector(), connect_again=connector)

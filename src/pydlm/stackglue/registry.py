@@ -84,6 +84,10 @@ def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
 
 def stack_connector(stack: str | None, lockspace: str, **options: Any) -> Callable[[], Stack]:
     """Return what makes a connection, as often as it is called, each a client of its own."""
+    if not isinstance(lockspace, str):
+        raise TypeError(f"the name of a lockspace is str, not {type(lockspace).__name__}")
+    if stack is not None and not isinstance(stack, str):
+        raise TypeError(f"stack is 'name' or 'name:locator', a str, not {type(stack).__name__}")
     chosen = stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK
     try:
         size = len(lockspace.encode())

@@ -1,0 +1,201 @@
+"""One connection, in the loop it was made in: reads the stack's descriptor, sorts the events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from copy import copy
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from pydlm.aio.events import Blocked, Kept
+from pydlm.contract import Stack
+from pydlm.errors import Closed, DlmError, Forked, Unsupported
+from pydlm.types import Blocked as BlockedEvent
+from pydlm.types import Completion, Event, LockFlag, NodeDown
+
+if TYPE_CHECKING:
+    from pydlm.aio.lock import AsyncLock
+    from pydlm.aio.machine import Machine
+
+__all__ = ["Connection"]
+
+_log = logging.getLogger("pydlm")
+
+
+class Connection:
+    """The locks of one connection. Not for other threads: all of it is the loop's."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self.stack = stack
+        self.name = name
+        self.loop = asyncio.get_running_loop()
+        #: A handle holds NL between acquires. Else it has a lock only while it holds or waits.
+        self.keeps_null = {"convert", "modes6"} <= stack.capabilities
+        self.kept = Kept(self)
+        self._fd = stack.fileno()
+        self._pid = os.getpid()
+        self._closed = False  # no more calls
+        self._left = False  # and the stack is disconnected
+        self._error: Exception | None = None  # why it is lost
+        self._pumping = False
+        self._owners: dict[int, ref[Machine] | None] = {}  # None: is just being unlocked
+        self._incoming: deque[Event] = deque()
+        self._discarded: deque[tuple[int, LockFlag, bytes | None]] = deque()
+        self.loop.add_reader(self._fd, self.pump)
+
+    # What there is to ask of it.
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that it was made in."""
+        return self._pid != os.getpid()
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything can be asked of it."""
+        return not self._closed and self._error is None and not self.forked
+
+    def check_live(self) -> None:
+        """Raise Closed, Forked, or what the connection was lost by."""
+        if self._closed:
+            raise Closed(f"the connection to lockspace {self.name!r} is closed")
+        if self.forked:
+            raise Forked(
+                f"the connection to lockspace {self.name!r} belongs to the parent process; "
+                "connect again in the child"
+            )
+        if self._error is not None:
+            raise copy(self._error)
+
+    def require(self, ability: str, what: str) -> None:
+        """Raise Unsupported unless the stack has `ability`."""
+        if ability not in self.stack.capabilities:
+            raise Unsupported(f"the stack {self.stack.name!r} cannot {what}: it lacks {ability!r}")
+
+    def new_future(self) -> asyncio.Future[None]:
+        """Return what a task of this connection's loop can sleep on. Raises RuntimeError."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError(
+                f"the connection to lockspace {self.name!r} belongs to another event loop; "
+                "connect in this one too"
+            )
+        return self.loop.create_future()
+
+    # What its handles call.
+
+    def own(self, lkid: int, lock: Machine) -> None:
+        """Give `lock` the events of `lkid` from now on."""
+        self._owners[lkid] = ref(lock)
+
+    def forget_notice(self, lkid: int) -> None:
+        """What `lkid` was in the way of is over: it was granted anew, or is gone."""
+        self.kept.forget(lkid)
+
+    def unlock(self, lkid: int, flags: LockFlag, value: bytes | None) -> None:
+        """Unlock what is no handle's any more. Raises what the stack raises."""
+        self.kept.forget(lkid)
+        self._owners[lkid] = None
+        self.stack.unlock(lkid, flags, lvb=value)
+
+    def discard(self, lkid: int, flags: LockFlag, value: bytes | None) -> None:
+        """Unlock a lock whose handle was collected, soon: the collector comes in any thread."""
+        self._discarded.append((lkid, flags, value))
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.pump)
+
+    def handle(self, lkid: int) -> Machine | None:
+        """Return the handle of a lock."""
+        owner = self._owners.get(lkid)
+        return None if owner is None else owner()
+
+    # The stack's events.
+
+    def pump(self) -> None:
+        """Take the stack's events in and act on them. Never waits, raises nothing of the stack's.
+
+        Called while it runs, it returns at once: what is to come is seen to by the first one.
+        """
+        if self._pumping or not self.alive:
+            return
+        self._pumping = True
+        try:
+            while self._discarded:
+                with contextlib.suppress(DlmError):
+                    self.unlock(*self._discarded.popleft())
+            # Requests are often granted at once: look again.
+            while events := self.stack.dispatch():
+                self._incoming.extend(events)
+                while self._incoming:
+                    self._route(self._incoming.popleft())
+        except Exception as error:
+            self._lose(error)
+        finally:
+            self._pumping = False
+
+    def _route(self, event: Event) -> None:
+        if isinstance(event, NodeDown) or event.lkid not in self._owners:
+            if isinstance(event, BlockedEvent):
+                event = Blocked(*event)
+            self.kept.add(event)
+            return
+        lock = self.handle(event.lkid)
+        if isinstance(event, Completion):
+            if lock is not None:
+                lock.completed(event)
+            if event.granted is None:
+                del self._owners[event.lkid]
+                self.kept.forget(event.lkid)
+        elif lock is not None and lock.noticed(event.mode):
+            self.kept.blocked(event.lkid, event.mode)
+
+    def _handles(self) -> list[Machine]:
+        return [lock for lkid in list(self._owners) if (lock := self.handle(lkid))]
+
+    def _lose(self, error: Exception) -> None:
+        """The stack cannot tell its events: nothing of what is held may be believed any more."""
+        if self._closed:
+            return
+        _log.error("the connection to lockspace %r is lost", self.name, exc_info=error)
+        self._error = error
+        self._stop_reading()
+        for lock in self._handles():
+            lock.shut(error)
+        self.kept.clear()
+
+    def _stop_reading(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._fd)
+
+    # The end.
+
+    def close(self) -> None:
+        """Leave the lockspace; waiting tasks get Closed. Idempotent.
+
+        Should the stack fail to leave, that is raised, and the next call tries it again. In
+        a child it does nothing: the loop's descriptors are the parent's.
+        """
+        if self._left or self.forked:
+            return
+        if not self._closed:
+            self.pump()  # what has been granted may have to be said good-bye to
+            self._closed = True
+            for lock in self._handles():
+                lock.disconnected()
+            if self._error is None:
+                self._stop_reading()
+            self.kept.clear()
+        self.stack.disconnect()
+        self._left = True
+
+    def opened(self, name: bytes) -> AsyncLock:
+        """Return a new handle."""
+        from pydlm.aio.lock import AsyncLock  # which is made of what is here
+
+        self.check_live()
+        lock = AsyncLock(self, name)
+        self.pump()
+        return lock

@@ -1,0 +1,305 @@
+"""Whose turn it is to use a handle, and what it has asked the stack for.
+
+All of it runs in the loop's thread, and nothing of it ever waits: a task that is cancelled leaves
+at once, and what it leaves is cleared away here when the stack answers. So there is no second wait
+that a second cancellation could strike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pydlm.aio.wait import Wait
+from pydlm.blocking.block import Block
+from pydlm.blocking.machine import Phase, may_wait
+from pydlm.errors import BadArgument, Busy, Closed, DlmError
+from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pydlm.aio.connection import Connection
+
+__all__ = ["Machine"]
+
+_NO_FLAGS = LockFlag(0)
+_log = logging.getLogger("pydlm")
+
+
+class Machine:
+    """The state of one handle. The stack's completions move it on."""
+
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_block",
+        "_blocked",
+        "_cancelling",
+        "_conn",
+        "_granted",
+        "_last",
+        "_line",
+        "_lkid",
+        "_name",
+        "_phase",
+        "_token",
+        "_waiter",
+        "_watchers",
+    )
+
+    def __init__(self, conn: Connection, name: bytes) -> None:
+        self._phase = Phase.SHUT  # until it is open
+        self._conn = conn
+        self._name = name
+        self._lkid = 0  # 0: the stack has no lock for this handle now
+        self._granted = Mode.NL
+        self._token = 0
+        self._block = Block(conn.stack)
+        self._blocked: Mode | None = None
+        self._watchers: set[asyncio.Future[Mode]] | None = None
+        self._line: deque[Wait] = deque()  # wait for the handle to be given up
+        # The request under way: for what mode, has it been taken back, and who waits for it.
+        self._asked: Mode | None = None
+        self._cancelling = False
+        self._waiter: Wait | None = None
+        self._last: Wait | None = None  # for whom the mode that is held was granted
+        if conn.keeps_null:
+            # NL is compatible with all, and EXPEDITE passes whoever waits. Should the completion
+            # take its time, whoever acquires meanwhile stands in line.
+            self._request(Phase.RELEASING, Mode.NL, LockFlag.EXPEDITE)
+        else:
+            self._phase = Phase.IDLE
+
+    def _check_open(self) -> None:
+        self._conn.check_live()
+        if self._phase is Phase.SHUT:
+            raise Closed("the lock is closed")
+
+    # Asking the stack. Whoever calls one of these pumps afterwards.
+
+    def _request(
+        self, phase: Phase, mode: Mode, flags: LockFlag = _NO_FLAGS, w: Wait | None = None
+    ) -> None:
+        """Ask for `mode`; where the stack refuses to, all is as before."""
+        self._ask(mode, flags)
+        self._phase, self._waiter = phase, w
+
+    def _ask(self, mode: Mode, flags: LockFlag) -> None:
+        stack = self._conn.stack
+        with_block, value = self._block.carried(self._granted, mode)
+        if not self._lkid:
+            self._lkid = stack.lock(self._name, mode, flags | with_block)
+            self._conn.own(self._lkid, self)
+        elif mode is Mode.NL and not self._conn.keeps_null:
+            stack.unlock(self._lkid, with_block, lvb=value)
+        else:
+            if may_wait(self._granted, mode):
+                # Or else readers would pass a waiting writer for ever. The lock manager takes it
+                # for these conversions only.
+                flags |= LockFlag.QUECVT
+            stack.convert(self._lkid, mode, flags | with_block if flags else with_block, lvb=value)
+        self._asked, self._cancelling = mode, False
+
+    def _acquire(self, w: Wait) -> bool:
+        """Make the request of `w`, or let it stand in line; False: it would have to."""
+        if self._phase is Phase.IDLE:
+            self._request(Phase.ASKING, w.mode, w.flags, w)
+            self._conn.pump()
+        elif w.flags & LockFlag.NOQUEUE:
+            return False
+        else:
+            self._line.append(w)
+        return True
+
+    def _call_next(self) -> None:
+        """Ask for the first in line, if the handle is idle."""
+        while self._line and self._phase is Phase.IDLE:
+            w = self._line.popleft()
+            try:
+                self._request(Phase.ASKING, w.mode, w.flags, w)
+            except DlmError as error:
+                w.finish(error)
+
+    # What the stack answers.
+
+    def completed(self, event: Completion) -> None:
+        """Move on: what was asked for has been granted or refused."""
+        if self._asked is None:
+            return
+        if event.status in (0, EUNLOCK):
+            granted = event.granted or Mode.NL
+            self._block.granted(self._granted, granted, event)
+            self._token = event.token or self._token
+            self._conn.forget_notice(self._lkid)
+            self._blocked = None
+        elif self._phase is Phase.RELEASING and self._granted > Mode.NL:
+            _log.error("the lock %r is not released: status %s", self._name, event.status)
+        if event.granted is None:
+            self._lkid = 0
+        self._granted = event.granted or Mode.NL
+        self._asked = None
+        w, self._waiter = self._waiter, None
+        if w is not None:
+            w.status = event.status
+        self._move_on(w)
+
+    def _move_on(self, w: Wait | None) -> None:
+        """Let follow what follows from what is granted, now that nothing is under way."""
+        if w is not None and w.status == 0:
+            self._last = w
+        if self._granted > Mode.NL:
+            self._phase = Phase.HELD
+            if w is not None and w.disowned:
+                self._undo(w)
+        else:
+            self._phase = Phase.IDLE
+        if w is not None:
+            w.finish()
+        self._call_next()
+
+    def noticed(self, mode: Mode) -> bool:
+        """Somebody wants `mode`; return whether this lock is in the way."""
+        if self._phase is Phase.SHUT or self._granted.compatible(mode):
+            return False
+        self._blocked = max(mode, self._blocked or mode)
+        watchers, self._watchers = self._watchers, None
+        for future in watchers or ():
+            if not future.done():
+                future.set_result(self._blocked)
+        return True
+
+    # Those who no longer want what they have asked for.
+
+    def _withdraw(self, w: Wait) -> None:
+        """See that nothing stays of a task that leaves by an exception."""
+        w.disowned = True
+        if self._phase is Phase.SHUT or not self._conn.alive:
+            return
+        if w in self._line:
+            self._line.remove(w)
+            return
+        # It may have been granted already: that is in the arena, or has been taken in and the task
+        # was just not run. In the first case this undoes it.
+        self._conn.pump()
+        if self._waiter is w:
+            self._take_back()
+        else:
+            self._undo(w)
+        self._conn.pump()
+
+    def _undo(self, w: Wait) -> None:
+        """Undo what was granted to `w`, if nobody has done anything with the handle since."""
+        if self._phase is not Phase.HELD or self._last is not w:
+            return
+        self._last = None
+        if w.acquiring:
+            self._give_back()
+        elif (
+            w.before is not None
+            and w.before is not self._granted
+            and "trylock" in self._conn.stack.capabilities
+        ):
+            # Between PR and CW others may have come in; then it stays as it is.
+            with contextlib.suppress(DlmError):
+                self._request(Phase.CONVERTING, w.before, LockFlag.NOQUEUE)
+
+    def _give_back(self) -> None:
+        try:
+            self._request(Phase.RELEASING, Mode.NL)
+        except DlmError:
+            self._drop()
+
+    def _take_back(self) -> None:
+        """Cancel what is waited for. How the request ends is for its completion to say."""
+        if (
+            self._asked is None
+            or self._cancelling
+            or self._phase not in (Phase.ASKING, Phase.CONVERTING)
+            or "cancel" not in self._conn.stack.capabilities
+        ):
+            return
+        self._cancelling = True
+        try:
+            with contextlib.suppress(BadArgument, Busy):  # it is being cancelled already
+                self._conn.stack.unlock(self._lkid, LockFlag.CANCEL)
+        except DlmError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: DlmError) -> None:
+        """The stack does not take a request back: for its task, it has ended all the same."""
+        w = self._waiter
+        if w is not None:
+            if w.acquiring:
+                self._waiter = None
+                self._drop()
+            w.finish(error)
+
+    def _drop(self) -> None:
+        """Unlock what the stack will not convert. The next request makes another lock."""
+        flags = LockFlag.FORCEUNLOCK if self._asked is not None else _NO_FLAGS
+        if self._block.is_invalid_in(self._lkid):
+            flags |= LockFlag.VALBLK | LockFlag.IVVALBLK
+        lkid, self._lkid = self._lkid, 0
+        self._asked, self._granted, self._blocked = None, Mode.NL, None
+        self._phase = Phase.IDLE
+        if lkid:
+            try:
+                self._conn.unlock(lkid, flags, None)
+            except DlmError as error:
+                _log.error("the lock %r stays until the connection ends: %s", self._name, error)
+        self._call_next()
+
+    def _expire(self, w: Wait) -> None:
+        """The time of `w` is over. What has been granted meanwhile counts."""
+        if w.done or self._phase is Phase.SHUT:
+            return
+        w.expired = True
+        if w in self._line:
+            self._line.remove(w)
+            w.status = errno.EAGAIN
+            w.finish()
+            return
+        self._conn.pump()
+        if self._waiter is w:
+            self._take_back()
+            self._conn.pump()
+
+    def _dismiss(self, error: Exception) -> bool:
+        """Send the line home; return whether there was anybody."""
+        found = bool(self._line)
+        while self._line:
+            self._line.popleft().finish(error)
+        return found
+
+    # The end.
+
+    def last_words(self) -> tuple[LockFlag, bytes | None]:
+        """Return what the unlock has to carry."""
+        flags, value = self._block.carried(self._granted, Mode.NL)
+        return (flags if self._asked is None else flags | LockFlag.FORCEUNLOCK), value
+
+    def disconnected(self) -> None:
+        """The connection is about to end: say what the stack cannot know, and shut."""
+        flags, value = self.last_words()
+        lkid, says = self._lkid, self._granted >= Mode.PW
+        self.shut(Closed("the connection to the lockspace is closed"))
+        if says and lkid:
+            with contextlib.suppress(DlmError):
+                self._conn.stack.unlock(lkid, flags, lvb=value)
+
+    def shut(self, error: Exception) -> None:
+        """Nothing more can be asked through this handle; end all waits with `error`."""
+        self._phase = Phase.SHUT
+        self._granted, self._asked, self._lkid = Mode.NL, None, 0
+        self._dismiss(error)
+        w, self._waiter = self._waiter, None
+        if w is not None:
+            w.finish(error)
+        watchers, self._watchers = self._watchers, None
+        for future in watchers or ():
+            if not future.done() and not future.get_loop().is_closed():
+                future.set_exception(error)
