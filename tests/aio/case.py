@@ -18,13 +18,18 @@ from pydlm.types import Event
 T = TypeVar("T")
 
 
+#: What makes the loops; see the fixture `loops`.
+new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+
 def run(main: Coroutine[Any, Any, T], seconds: float = 30) -> T:
     """Run `main` in a loop of its own; TimeoutError if it takes longer."""
-
-    async def limited() -> T:
-        return await asyncio.wait_for(main, seconds)
-
-    return asyncio.run(limited())
+    loop = new_loop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main, seconds))
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 async def turns(number: int = 5) -> None:

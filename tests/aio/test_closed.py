@@ -8,6 +8,7 @@ import os
 import threading
 
 import pytest
+from tests.aio import case
 from tests.aio.case import free, lockspace_on, run, turns
 from tests.verbs import Verbs
 
@@ -50,7 +51,7 @@ def test_the_loop_was_closed_first() -> None:
         await turns()
         kept.extend([ls, lk, waits])
 
-    loop = asyncio.new_event_loop()
+    loop = case.new_loop()
     loop.run_until_complete(main())
     ls, lk, waits = kept
     kept.clear()
@@ -73,7 +74,7 @@ def test_a_task_that_is_destroyed_after_its_loop_was_closed() -> None:
         await turns()
         kept.extend([ls, lk])
 
-    loop = asyncio.new_event_loop()
+    loop = case.new_loop()
     loop.run_until_complete(main())
     loop.close()
     gc.collect()
@@ -99,7 +100,7 @@ def test_no_running_loop_or_another_one() -> None:
         lk.release()
         assert free("r")
 
-    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    first, second = case.new_loop(), case.new_loop()
     ls = first.run_until_complete(opens())
     second.run_until_complete(uses(ls))
     ls.close()
