@@ -53,6 +53,7 @@ include "native.pxi"
 include "wait.pxi"
 include "held.pxi"
 include "gate.pxi"
+include "asyncgate.pxi"
 include "crash.pxi"
 
 if dlm_watch_fork() != 0:

@@ -159,32 +159,42 @@ cdef class Use:
 
     def __enter__(self):
         cdef Gate gate = self.gate
-        if gate.live == dlm_epoch:
-            if self.exclusive:
-                if gate.to_exclusive and not (
-                    gate.exclusion and (gate.exclusive_uses or gate.shared_uses)
-                ):
-                    gate.exclusive_uses += 1
-                    return gate
-            elif gate.to_shared and not (gate.exclusion and gate.exclusive_uses):
-                gate.shared_uses += 1
-                return gate
-        gate._begin(self.exclusive, self.blocking, self.timeout)
+        if not pass_gate(gate, self.exclusive):
+            gate._begin(self.exclusive, self.blocking, self.timeout)
         return gate
 
     def __exit__(self, exc_type, exc, tb):
-        cdef Gate gate = self.gate
-        cdef Py_ssize_t uses
-        if gate.live != dlm_epoch:
-            raise Forked(
-                "the cached lock belongs to the parent process; connect again in the child"
-            )
-        uses = (gate.exclusive_uses if self.exclusive else gate.shared_uses) - 1
-        if uses < 0:
-            raise NotHeld("no such use of the cached lock is under way")
-        if self.exclusive:
-            gate.exclusive_uses = uses
-        else:
-            gate.shared_uses = uses
-        if gate.watched and uses == 0:
-            gate.left(gate)
+        leave_gate(self.gate, self.exclusive)
+
+
+cdef inline bint pass_gate(Gate gate, bint exclusive) noexcept:
+    """Begin a use, if the gate is open to it."""
+    if gate.live != dlm_epoch:
+        return False
+    if exclusive:
+        if gate.to_exclusive and not (
+            gate.exclusion and (gate.exclusive_uses or gate.shared_uses)
+        ):
+            gate.exclusive_uses += 1
+            return True
+    elif gate.to_shared and not (gate.exclusion and gate.exclusive_uses):
+        gate.shared_uses += 1
+        return True
+    return False
+
+
+cdef inline int leave_gate(Gate gate, bint exclusive) except -1:
+    """End a use."""
+    cdef Py_ssize_t uses
+    if gate.live != dlm_epoch:
+        raise Forked("the cached lock belongs to the parent process; connect again in the child")
+    uses = (gate.exclusive_uses if exclusive else gate.shared_uses) - 1
+    if uses < 0:
+        raise NotHeld("no such use of the cached lock is under way")
+    if exclusive:
+        gate.exclusive_uses = uses
+    else:
+        gate.shared_uses = uses
+    if gate.watched and uses == 0:
+        gate.left(gate)
+    return 0

@@ -1,7 +1,7 @@
 """The lock state machine, in Cython; see src/core."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, final
 
@@ -151,6 +151,28 @@ class Use:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None: ...
+
+@disjoint_base
+class AsyncGate(Gate):
+    def __init__(self, exclusion: bool, left: Callable[[Any], object]) -> None: ...
+    def shared(  # type: ignore[override]
+        self, blocking: bool = True, timeout: float = -1
+    ) -> AbstractAsyncContextManager[Self, None]: ...
+    def exclusive(  # type: ignore[override]
+        self, blocking: bool = True, timeout: float = -1
+    ) -> AbstractAsyncContextManager[Self, None]: ...
+    def _begin_async(self, exclusive: bool, blocking: bool, timeout: float) -> Awaitable[Self]: ...
+
+@final
+class AsyncUse:
+    def __new__(cls, gate: AsyncGate, exclusive: bool) -> Self: ...
+    def __aenter__(self) -> Awaitable[AsyncGate]: ...
+    def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> Awaitable[None]: ...
 
 def start_time(pid: int) -> int: ...
 

@@ -12,8 +12,18 @@ Read `machine`, the state of a handle; `connection`, which sorts the events; `lo
 has.
 """
 
+from pydlm.aio.cached import AsyncCachedLock, AsyncOnDrop
 from pydlm.aio.events import Blocked, Event, Events
 from pydlm.aio.lock import AsyncLock
 from pydlm.aio.lockspace import AsyncLockspace, connect
 
-__all__ = ["AsyncLock", "AsyncLockspace", "Blocked", "Event", "Events", "connect"]
+__all__ = [
+    "AsyncCachedLock",
+    "AsyncLock",
+    "AsyncLockspace",
+    "AsyncOnDrop",
+    "Blocked",
+    "Event",
+    "Events",
+    "connect",
+]

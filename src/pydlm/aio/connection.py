@@ -11,15 +11,18 @@ from copy import copy
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from pydlm.aio.cached import AsyncCachedLock, AsyncOnDrop
 from pydlm.aio.events import Blocked, Kept
+from pydlm.aio.keeper import AsyncKeeper
+from pydlm.aio.lock import AsyncLock
 from pydlm.contract import Stack
 from pydlm.errors import Closed, DlmError, Forked, Unsupported
 from pydlm.types import Blocked as BlockedEvent
 from pydlm.types import Completion, Event, LockFlag, NodeDown
 
 if TYPE_CHECKING:
-    from pydlm.aio.lock import AsyncLock
     from pydlm.aio.machine import Machine
+    from pydlm.cached.values import Codec
 
 __all__ = ["Connection"]
 
@@ -36,6 +39,8 @@ class Connection:
         #: A handle holds NL between acquires. Else it has a lock only while it holds or waits.
         self.keeps_null = {"convert", "modes6"} <= stack.capabilities
         self.kept = Kept(self)
+        self.keeper: AsyncKeeper | None = None  # with the first cached lock
+        self._cached: dict[bytes, AsyncCachedLock] = {}
         self._fd = stack.fileno()
         self._pid = os.getpid()
         self._closed = False  # no more calls
@@ -137,6 +142,8 @@ class Connection:
             self._pumping = False
 
     def _route(self, event: Event) -> None:
+        if self.keeper is not None and self.keeper.take(event):
+            return
         if isinstance(event, NodeDown) or event.lkid not in self._owners:
             if isinstance(event, BlockedEvent):
                 event = Blocked(*event)
@@ -159,11 +166,14 @@ class Connection:
         """The stack cannot tell its events: nothing of what is held may be believed any more."""
         if self._closed:
             return
-        _log.error("the connection to lockspace %r is lost", self.name, exc_info=error)
+        if not isinstance(error, Closed):  # by whoever has the stack in hand too
+            _log.error("the connection to lockspace %r is lost", self.name, exc_info=error)
         self._error = error
         self._stop_reading()
         for lock in self._handles():
             lock.shut(error)
+        if self.keeper is not None:
+            self.keeper.cut_off(error)
         self.kept.clear()
 
     def _stop_reading(self) -> None:
@@ -185,17 +195,45 @@ class Connection:
             self._closed = True
             for lock in self._handles():
                 lock.disconnected()
+            if self.keeper is not None:
+                self.keeper.cut_off()
             if self._error is None:
                 self._stop_reading()
             self.kept.clear()
         self.stack.disconnect()
         self._left = True
 
+    # What `AsyncLockspace` calls.
+
     def opened(self, name: bytes) -> AsyncLock:
         """Return a new handle."""
-        from pydlm.aio.lock import AsyncLock  # which is made of what is here
-
         self.check_live()
         lock = AsyncLock(self, name)
         self.pump()
         return lock
+
+    def cached(
+        self, name: bytes, on_drop: AsyncOnDrop | None, exclusion: bool, codec: Codec | None
+    ) -> AsyncCachedLock:
+        """Return the cached lock on `name`, the same object as long as it is open."""
+        self.check_live()
+        if self.keeper is None:
+            self.keeper = AsyncKeeper(self)
+        found = self._cached.get(name)
+        if found is None:
+            found = AsyncCachedLock(self, self.keeper, name, on_drop, exclusion, codec)
+            found._start()
+            self._cached[name] = found
+        else:
+            found._check_options(on_drop, exclusion, codec)
+        return found
+
+    def forget_cached(self, lock: AsyncCachedLock) -> None:
+        """Make another lock the next time one of its name is asked for."""
+        if self._cached.get(lock.name) is lock:
+            del self._cached[lock.name]
+
+    async def close_cached(self) -> None:
+        """Let all cached locks go, each after its on_drop."""
+        locks = list(self._cached.values()) if self.alive else []
+        await asyncio.gather(*(lock.close() for lock in locks))

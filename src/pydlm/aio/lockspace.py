@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydlm.aio.cached import AsyncCachedLock, AsyncOnDrop
 from pydlm.aio.connection import Connection
 from pydlm.aio.events import Events
 from pydlm.aio.lock import AsyncLock
 from pydlm.blocking.arguments import resource_name
+from pydlm.cached import Codec
 from pydlm.contract import Stack
 from pydlm.stackglue import connect_stack
 from pydlm.types import LockStatus
@@ -69,6 +71,24 @@ class AsyncLockspace:
         """
         return self._conn.opened(resource_name(name))
 
+    def cached(
+        self,
+        name: str | bytes,
+        *,
+        on_drop: AsyncOnDrop | None = None,
+        exclusion: bool = True,
+        codec: Codec | None = None,
+    ) -> AsyncCachedLock:
+        """Return the cached lock on the resource `name`: kept until somebody else asks for it.
+
+        As :meth:`pydlm.Lockspace.cached`, but that `on_drop(lock, new_level)` runs in a task of its
+        own and may be a coroutine function, and that the lock is on the same client as those
+        of `lock`. Never waits. Raises BadArgument, Unsupported, LockspaceFull, Closed, Forked.
+        """
+        if on_drop is not None and not callable(on_drop):
+            raise TypeError(f"on_drop is a callable or None, not {type(on_drop).__name__}")
+        return self._conn.cached(resource_name(name), on_drop, exclusion, codec)
+
     def events(self) -> Events:
         """Return an asynchronous iterator over the connection's events, oldest first.
 
@@ -87,10 +107,17 @@ class AsyncLockspace:
     def close(self) -> None:
         """Leave the lockspace. All locks are released; waiting tasks get Closed. Idempotent.
 
-        Never waits, and works after the loop was closed too. Should the stack fail to leave, that
-        is raised, and the next call tries it again.
+        Never waits, and works after the loop was closed too; so it runs no on_drop. Should the
+        stack fail to leave, that is raised, and the next call tries it again.
         """
         self._conn.close()
+
+    async def aclose(self) -> None:
+        """Close all cached locks, each after its on_drop, then `close`."""
+        try:
+            await self._conn.close_cached()
+        finally:
+            self._conn.close()
 
     async def __aenter__(self) -> Self:
         self._conn.check_live()
@@ -102,7 +129,7 @@ class AsyncLockspace:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.close()
+        await self.aclose()
 
     def __reduce__(self) -> NoReturn:
         # This is what copy and pickle ask for.

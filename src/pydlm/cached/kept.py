@@ -62,10 +62,9 @@ class Kept:
         self._shown = False
         self._on_drop = on_drop
 
-    def on_drop(self, gate: Gate, mode: Mode) -> None:
-        """Call the user's callback."""
-        if self._on_drop is not None:
-            self._on_drop(gate, mode)
+    def on_drop(self, gate: Gate, mode: Mode) -> object:
+        """Call the user's callback; return what it returns."""
+        return None if self._on_drop is None else self._on_drop(gate, mode)
 
     def show_blocked(self) -> None:
         """Make the descriptor say whether the lock is in somebody's way; close it at the end."""

@@ -1,0 +1,139 @@
+"""The cached lock as a task sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pydlm._core import AsyncGate
+from pydlm.aio.keeper import AsyncKeeper, TaskWaiter
+from pydlm.cached.actions import Outcome
+from pydlm.cached.face import Face
+from pydlm.cached.values import Codec
+from pydlm.errors import Busy, Closed, LockTimeout, WouldBlock
+from pydlm.types import Mode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pydlm.aio.connection import Connection
+
+__all__ = ["AsyncCachedLock", "AsyncOnDrop"]
+
+
+class AsyncCachedLock(Face, AsyncGate):
+    """A lock that the connection keeps, though nobody uses it, until somebody else asks.
+
+    ``async with lock.shared():`` and ``async with lock.exclusive():`` use it. While the level
+    that is kept suffices, that asks nobody and gives no other task a turn. Uses belong to no
+    task, and are not reentrant. Made by :meth:`AsyncLockspace.cached`.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        keeper: AsyncKeeper,
+        name: bytes,
+        on_drop: AsyncOnDrop | None,
+        exclusion: bool,
+        codec: Codec | None,
+    ) -> None:
+        super().__init__(keeper.stack, keeper.left, name, on_drop, exclusion, codec)
+        self._conn = conn
+        self._keeper = keeper
+
+    async def drop(self) -> None:
+        """Let go now, back to NL, as if somebody else wanted EX.
+
+        Returns when that is through, on_drop included. While a use is under way it returns at
+        once, and the lock is let go when the last one ends; so also in on_drop.
+        """
+        self._check_live()
+        await self._see_through(self._kept.machine.let_go)
+
+    async def close(self) -> None:
+        """Let go for good. New and waiting uses raise Closed. Idempotent.
+
+        Returns when the lock is gone, on_drop included. Uses that are under way go on: then it
+        returns at once, and the lock is let go when the last one ends. Cancelled, it goes on
+        without the task.
+        """
+        if not self._conn.alive or self._kept.machine.error is not None:
+            return
+        self._conn.forget_cached(self)
+        try:
+            await self._see_through(self._kept.machine.close)
+        except Closed:
+            return
+
+    # How it works inside.
+
+    def _start(self) -> None:
+        """Make the lock on the stack. Uses wait until it is there. Raises LockspaceFull."""
+        waiter = TaskWaiter()
+        self._keeper.ask(self._kept, self._kept.machine.attach, waiter)
+        waiter.outcome()
+
+    async def _see_through(self, step: Callable[[TaskWaiter], Any]) -> None:
+        waiter = TaskWaiter()
+        self._keeper.ask(self._kept, step, waiter)
+        if waiter.told is None and not self._keeper.is_own_task(self._kept):
+            waiter.future = self._conn.new_future()
+            await waiter.future
+        waiter.outcome()
+
+    async def _begin_async(self, exclusive: bool, blocking: bool, timeout: float) -> Self:
+        """Take a use that the gate is not open to."""
+        self._check_live()
+        deadline = monotonic() + timeout
+        machine, ask = self._kept.machine, self._keeper.ask
+        in_on_drop = self._keeper.is_own_task(self._kept)
+        waiter = TaskWaiter(exclusive, trying=not blocking or in_on_drop)
+        try:
+            ask(self._kept, machine.want, waiter)
+            if waiter.told is None:
+                await self._wait(waiter, None if timeout == -1 else deadline - monotonic())
+        except BaseException:
+            # Whatever has been done for us is undone, let in or not.
+            if self._conn.alive:
+                ask(self._kept, machine.abandon, waiter)
+            raise
+        outcome = waiter.outcome()
+        if outcome is Outcome.DONE:
+            return self
+        what = (
+            f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
+        )
+        if outcome is Outcome.EXPIRED:
+            raise LockTimeout(f"{what} within {timeout} seconds")
+        if blocking:
+            raise Busy(f"{what} in its own on_drop: it would wait for itself")
+        raise WouldBlock(f"{what} at once")
+
+    async def _wait(self, waiter: TaskWaiter, seconds: float | None) -> None:
+        waiter.future = self._conn.new_future()
+        if seconds is None:
+            await waiter.future
+            return
+        timer = self._conn.loop.call_later(max(0.0, seconds), self._expire, waiter)
+        try:
+            await waiter.future
+        finally:
+            timer.cancel()
+
+    def _expire(self, waiter: TaskWaiter) -> None:
+        if self._conn.alive:
+            self._keeper.ask(self._kept, self._kept.machine.expire, waiter)
+
+    def _check_live(self) -> None:
+        self._conn.check_live()
+        super()._check_live()
+
+    def _runs_on_drop(self) -> bool:
+        return self._keeper.is_running(self._kept)
+
+
+#: Called with the lock and the level that it is about to fall to, NL or PR; what it returns is
+#: awaited if it can be.
+AsyncOnDrop = Callable[[AsyncCachedLock, Mode], object]
