@@ -61,6 +61,8 @@ def test_every_target_of_the_table_is_measured() -> None:
         "cached.shared": (1.0, "ratio"),
         "cached.exclusive": (1.0, "ratio"),
         "cached.reused": (1.0, "ratio"),
+        "aio.cached.shared": (1.0, "ratio"),
+        "aio.cached.exclusive": (1.0, "ratio"),
         "fresh": (2000.0, "value"),
         "handover": (1.2, "ratio"),
         "handover.handles": (1.2, "ratio"),

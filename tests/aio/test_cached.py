@@ -181,7 +181,7 @@ def test_on_drop_that_fails_is_cancelled_or_asks_for_its_own_lock(
                 assert lock.level is Mode.NL
 
     run(main())
-    assert caplog.text.count("not flushed") == 1
+    assert caplog.text.count("ValueError: not flushed") == 1
 
 
 @pytest.mark.parametrize("when", ["waiting", "in the arena", "told"])

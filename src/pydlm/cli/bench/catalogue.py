@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from pydlm.cli.bench.aio import aio_cached, aio_memory, aio_waiters
 from pydlm.cli.bench.cached import cached
 from pydlm.cli.bench.crowd import holders, waiters
 from pydlm.cli.bench.handover import handover
@@ -24,6 +25,9 @@ BENCHMARKS: Final[dict[str, Callable[[Plan], Iterator[Row]]]] = {
     "with": with_statement,
     "shared": shared,
     "cached": cached,
+    "aio.cached": aio_cached,
+    "aio.waiters": aio_waiters,
+    "aio.memory": aio_memory,
     "fresh": fresh,
     "handover": handover,
     "notice": notice,

@@ -18,10 +18,10 @@ from pydlm.cli.bench.sampling import Figures, Plan
 from pydlm.errors import DlmError
 from pydlm.lockspace import connect
 
-__all__ = ["memory"]
+__all__ = ["memory", "resident"]
 
 
-def _resident() -> tuple[int, int]:
+def resident() -> tuple[int, int]:
     """Return the bytes resident in mappings without reserve, and in all others."""
     totals = {True: 0, False: 0}
     size = 0
@@ -38,7 +38,7 @@ def _measure(number: int) -> dict[str, float]:
     with connect("bench", capacity=number + 1024) as ls:
         first = ls.lock("first")
         handles = [first] * number
-        arena, rest = _resident()
+        arena, rest = resident()
         for i, name in enumerate(names):
             lock = ls.lock(name)
             lock.acquire()
@@ -46,7 +46,7 @@ def _measure(number: int) -> dict[str, float]:
             lock.release()
             lock.acquire()
             handles[i] = lock
-        arena_then, rest_then = _resident()
+        arena_then, rest_then = resident()
         return {
             "arena": (arena_then - arena) / number,
             "handle": (rest_then - rest) / number,

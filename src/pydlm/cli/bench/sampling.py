@@ -9,7 +9,7 @@ ratios forgets the rounds on which it did not.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -103,15 +103,16 @@ def compare(rounds: int, ours: Program, peer: Program) -> Comparison:
     )
 
 
-def loop(statement: str, **names: Any) -> Callable[[int], float]:
+def loop(statement: str, *, in_coroutine: bool = False, **names: Any) -> Callable[[int], float]:
     """Compile a loop over `statement`; called with a number, it runs it that often.
 
     Returns nanoseconds for each. As in timeit the statement stands in the loop itself, ten
     times, and what it names are local variables, so that a lock costs what it costs in a function.
+    `in_coroutine`, the statement may await, but must not wait.
     """
     unrolled = 10
     source = (
-        f"def run(times, clock, repeat, {', '.join(names)}):\n"
+        f"{'async ' if in_coroutine else ''}def run(times, clock, repeat, {', '.join(names)}):\n"
         "    begin = clock()\n"
         "    for _ in repeat(None, times):\n"
         + indent(f"{statement}\n" * unrolled, "        ")
@@ -123,15 +124,26 @@ def loop(statement: str, **names: Any) -> Callable[[int], float]:
 
     def timed(operations: int) -> float:
         times = max(1, operations // unrolled)
-        elapsed: int = run(times, perf_counter_ns, repeat, **names)
+        done = run(times, perf_counter_ns, repeat, **names)
+        elapsed: int = _result_of(done) if in_coroutine else done
         return elapsed / (times * unrolled)
 
     return timed
 
 
-def sampled(plan: Plan, statement: str, **names: Any) -> Program:
-    """Return the program that runs `statement` over and over."""
-    timed = loop(statement, **names)
+def _result_of(coroutine: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine that does not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return int(end.value)
+    coroutine.close()
+    raise RuntimeError("a statement to be measured has waited")
+
+
+def sampled(plan: Plan, statement: str, *, in_coroutine: bool = False, **names: Any) -> Program:
+    """Return the program that runs `statement` over and over; see `loop`."""
+    timed = loop(statement, in_coroutine=in_coroutine, **names)
 
     def program() -> list[float]:
         return [timed(plan.batch) for _ in range(plan.samples)]
