@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# What pydlm's users have; by its name, as there, so that it is not loaded twice.
+pytest_plugins = ["pydlm_pytest"]
+
 # Examples share their machine with other tests, so a slow one says nothing.
 settings.register_profile(
     "full", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]

@@ -31,6 +31,11 @@ class CachedLocks:
         self._closed = False
         self._pid = os.getpid()
 
+    @property
+    def stack(self) -> Stack | None:
+        """The client that they are on; None before the first of them."""
+        return None if self._keeper is None else self._keeper.stack
+
     def open(
         self, name: str | bytes, on_drop: OnDrop | None, exclusion: bool, codec: Codec | None
     ) -> CachedLock:

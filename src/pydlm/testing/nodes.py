@@ -1,0 +1,76 @@
+"""Nodes of one lockspace within a test, and their deaths."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import Any, Protocol
+
+from pydlm.contract import Stack
+from pydlm.errors import BadArgument, DlmError
+from pydlm.lockspace import Lockspace, connect
+from pydlm.types import Mode
+
+__all__ = ["Node", "Nodes"]
+
+_serial = count(1)
+
+
+class Node(Protocol):
+    """A connection: a `Lockspace`, or one of asyncio."""
+
+    @property
+    def stack(self) -> Stack:
+        """The stack underneath."""
+        ...
+
+
+class Nodes:
+    """Connections to a lockspace of its own on the local stack; each stands for a node."""
+
+    def __init__(self) -> None:
+        #: The lockspace's name, for connections of other kinds.
+        self.name = f"test {os.getpid()} {next(_serial)}"
+        self._nodes: list[Lockspace] = []
+
+    def __call__(self, number: int = 1, **options: Any) -> list[Lockspace]:
+        """Return so many more nodes. `options` are those of `pydlm.connect`."""
+        joined = []
+        for _ in range(number):
+            joined.append(connect(self.name, "local", **options))
+            self._nodes.append(joined[-1])
+        return joined
+
+    def kill(self, node: Node) -> None:
+        """Let a node die, as by the loss of its machine.
+
+        Its locks are gone, whoever waited for them goes on, what it held in PW or EX has an invalid
+        lock value block, and the others are told NodeDown. Its handles raise Closed. Raises
+        BadArgument for a node that is on another stack.
+        """
+        stacks = [node.stack]
+        if isinstance(node, Lockspace) and (kept := node._cached.stack) is not None:
+            stacks.append(kept)
+        for stack in stacks:
+            abandon = getattr(stack, "abandon", None)
+            if abandon is None:
+                raise BadArgument(f"a node on the stack {stack.name!r} cannot be killed")
+            abandon()
+
+    def held(self, node: Lockspace) -> list[str]:
+        """Describe the locks of `node` that are held or waited for; none if it is closed."""
+        try:
+            locks = [status for status in node.dump() if status.client == node.node]
+        except DlmError:
+            return []
+        return [
+            f"{status.name!r} held in {status.granted or Mode.NL}"
+            + (f", {status.requested} wanted" if status.requested is not None else "")
+            for status in locks
+            if (status.granted or Mode.NL) > Mode.NL or status.requested is not None
+        ]
+
+    def close(self) -> None:
+        """Close all nodes, the dead ones too."""
+        while self._nodes:
+            self._nodes.pop().close()

@@ -1,0 +1,121 @@
+"""The fixtures for users' tests, and that they cost nobody anything who does not use them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pydlm
+from pydlm import Lockspace, Mode, aio
+from pydlm.testing.nodes import Nodes
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "testing.md").read_text()
+
+
+def test_a_lockspace(dlm_lockspace: Lockspace) -> None:
+    with dlm_lockspace.lock("r") as lk:
+        assert lk.locked()
+    assert not list(dlm_lockspace.dump()) or not lk.locked()
+
+
+def test_nodes_and_a_notice(dlm_nodes: Nodes) -> None:
+    first, second = dlm_nodes(2)
+    lk = first.lock("r")
+    lk.acquire()
+    second.stack.lock(b"r", Mode.EX)
+    assert lk.blocked is Mode.EX
+    lk.release()
+    (third,) = dlm_nodes()
+    assert {first.node, second.node, third.node} == {1, 2, 3}
+
+
+def test_a_death(dlm_nodes: Nodes) -> None:
+    first, second = dlm_nodes(2)
+    lk, other = first.lock("r"), second.lock("r")
+    with other:
+        other.lvb = b"kept"
+    lk.acquire()
+    dlm_nodes.kill(first)
+    with other, pytest.raises(pydlm.LVBInvalid):
+        other.lvb  # noqa: B018
+    with pytest.raises(pydlm.Closed):
+        lk.release()
+    assert pydlm.NodeDown(1) in second.dispatch()
+
+
+def test_the_death_of_what_is_cached(dlm_nodes: Nodes) -> None:
+    first, second = dlm_nodes(2)
+    with first.cached("r").exclusive(), second.cached("other").shared():
+        waits = second.cached("r")
+        dlm_nodes.kill(first)
+        with waits.exclusive(timeout=20):
+            pass
+
+
+def test_the_death_of_an_asyncio_node(dlm_nodes: Nodes) -> None:
+    async def main() -> None:
+        async with aio.connect(dlm_nodes.name) as ls, aio.connect(dlm_nodes.name) as dying:
+            lk, held = ls.lock("r"), dying.lock("r")
+            await held.acquire()
+            waits = asyncio.create_task(lk.acquire())
+            await asyncio.sleep(0)
+            dlm_nodes.kill(dying)
+            assert await asyncio.wait_for(waits, 20)
+            dying.close()
+
+    asyncio.run(main())
+
+
+def test_only_what_has_abandon_can_be_killed(dlm_nodes: Nodes) -> None:
+    class Other:
+        class stack:
+            name = "other"
+
+    with pytest.raises(pydlm.BadArgument):
+        dlm_nodes.kill(Other)  # type: ignore[arg-type]
+
+
+def run_pytest(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_program.py").write_text(program)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "pydlm_pytest", "-p", "no:cacheprovider"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_lock_that_is_left_held_fails_the_test(tmp_path: Path) -> None:
+    done = run_pytest(
+        tmp_path,
+        "def test_it(dlm_lockspace):\n"
+        "    global lk\n"
+        "    lk = dlm_lockspace.lock('r')\n"
+        "    lk.acquire()\n",
+    )
+    assert done.returncode == 1
+    assert "locks left behind: b'r' held in EX" in done.stdout
+
+
+def test_it_loads_nothing_before_it_is_used(tmp_path: Path) -> None:
+    done = run_pytest(
+        tmp_path,
+        "import sys\n"
+        "def test_it():\n"
+        "    assert 'pydlm_pytest' in sys.modules and 'pydlm' not in sys.modules\n",
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_the_page(program: str, tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, program)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout
