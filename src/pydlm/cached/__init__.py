@@ -1,6 +1,7 @@
 """Cached locks: kept by the connection until somebody else asks, as userdlm does in the kernel.
 
-Read `state`, the machine; `keeper`, the thread that drives it; `lock`, what the user has.
+Read `state`, the machine; `driver`, which does what that says; `keeper`, the thread that runs
+both; `lock`, what the user has.
 """
 
 from pydlm.cached.connection import CachedLocks
