@@ -42,7 +42,7 @@ def test_types_reach_the_user(tmp_path: Path) -> None:
     program.write_text(
         "from typing_extensions import assert_type\n"
         "import pydlm\n"
-        "from pydlm import _core\n"
+        "from pydlm import _core, aio\n"
         "from pydlm.types import Mode\n"
         "assert_type(Mode.PR.compatible(Mode.EX), bool)\n"
         "def use(lk: pydlm.Lock, thing: object) -> bool:\n"
@@ -51,6 +51,13 @@ def test_types_reach_the_user(tmp_path: Path) -> None:
         "    assert_type(ls.lock('r'), pydlm.Lock)\n"
         "    assert_type(ls.deadlock_wait, float | None)\n"
         "    use(ls.lock('r'), None)\n"
+        "async def main() -> None:\n"
+        "    async with aio.connect('x') as ls, ls.cached('c').shared() as c:\n"
+        "        assert_type(c, aio.AsyncCachedLock)\n"
+        "        assert_type(await ls.lock('r').acquire(), bool)\n"
+        "        async for event in ls.events():\n"
+        "            if isinstance(event, aio.Blocked):\n"
+        "                assert_type(event.lock, aio.AsyncLock | None)\n"
         "_core.nothing_of_this_name  # type: ignore[attr-defined]\n"
     )
     check(["mypy", "--strict", "--config-file=", program], cwd=tmp_path)
