@@ -68,7 +68,7 @@ class AsyncLock(Machine):
             return
         if self._lkid:
             self._conn.discard(self._lkid, *self.last_words())
-        if self._granted > Mode.NL:
+        if self._holds():
             warnings.warn(
                 f"{self!r} was held when its last reference went; it has been released",
                 ResourceWarning,
@@ -112,12 +112,7 @@ class AsyncLock(Machine):
         Raises NotHeld, or Busy while it is being converted.
         """
         self._check_open()
-        if self._phase is Phase.CONVERTING:
-            raise Busy("release of a lock that is being converted; cancel() that first")
-        if self._phase is not Phase.HELD:
-            raise NotHeld("release unlocked lock")
-        self._request(Phase.RELEASING, Mode.NL)
-        self._conn.pump()
+        self._release()
 
     async def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
         """Change the mode in place; return whether it could be had in time.
@@ -127,9 +122,9 @@ class AsyncLock(Machine):
         """
         mode, flags, seconds = self._terms(mode, blocking, timeout)
         self._conn.require("convert", "change the mode of a lock in place")
-        if self._phase in (Phase.ASKING, Phase.CONVERTING):
+        if self._phase is Phase.ASKING or (self._phase is Phase.CONVERTING and self._holds()):
             raise Busy("a conversion of this lock is under way")
-        if self._phase is not Phase.HELD:
+        if not self._holds():
             raise NotHeld("convert of a lock that is not held; acquire it in that mode")
         w = Wait(mode, flags, before=self._granted if may_wait(self._granted, mode) else None)
         try:
@@ -255,7 +250,7 @@ class AsyncLock(Machine):
 
     def locked(self) -> bool:
         """Return whether the lock is held through this handle."""
-        return self._phase in (Phase.HELD, Phase.CONVERTING) and self._conn.alive
+        return self._holds() and self._conn.alive
 
     # The lock value block.
 
@@ -293,7 +288,7 @@ class AsyncLock(Machine):
     def _check_held(self, mode: Mode, what: str) -> None:
         self._check_open()
         self._conn.require("lvb", "keep lock value blocks")
-        granted = Mode.NL if self._phase is Phase.RELEASING else self._granted
+        granted = self._granted if self._holds() else Mode.NL
         if granted < mode:
             raise NotHeld(
                 f"the lock value block can be {what} only while the lock is held, "

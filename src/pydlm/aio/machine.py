@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydlm.aio.wait import Wait
 from pydlm.blocking.block import Block
 from pydlm.blocking.machine import Phase, may_wait
-from pydlm.errors import BadArgument, Busy, Closed, DlmError
+from pydlm.errors import BadArgument, Busy, Closed, DlmError, NotHeld
 from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Machine:
         "_conn",
         "_granted",
         "_last",
+        "_leaving",
         "_line",
         "_lkid",
         "_name",
@@ -67,6 +68,7 @@ class Machine:
         self._cancelling = False
         self._waiter: Wait | None = None
         self._last: Wait | None = None  # for whom the mode that is held was granted
+        self._leaving = False  # released, once a conversion that nobody waits for has ended
         if conn.keeps_null:
             # NL is compatible with all, and EXPEDITE passes whoever waits. Should the completion
             # take its time, whoever acquires meanwhile stands in line.
@@ -151,9 +153,12 @@ class Machine:
         """Let follow what follows from what is granted, now that nothing is under way."""
         if w is not None and w.status == 0:
             self._last = w
+        leaving, self._leaving = self._leaving, False
         if self._granted > Mode.NL:
             self._phase = Phase.HELD
-            if w is not None and w.disowned:
+            if leaving:
+                self._give_back()
+            elif w is not None and w.disowned:
                 self._undo(w)
         else:
             self._phase = Phase.IDLE
@@ -212,6 +217,21 @@ class Machine:
             self._request(Phase.RELEASING, Mode.NL)
         except DlmError:
             self._drop()
+
+    def _release(self) -> None:
+        """Release, or do so as soon as the task that converts, and has left, is done with."""
+        if self._phase is Phase.CONVERTING and not self._leaving:
+            if self._waiter is not None and not self._waiter.disowned:
+                raise Busy("release of a lock that is being converted; cancel() that first")
+            self._leaving = True
+        elif self._phase is Phase.HELD:
+            self._request(Phase.RELEASING, Mode.NL)
+            self._conn.pump()
+        else:
+            raise NotHeld("release unlocked lock")
+
+    def _holds(self) -> bool:
+        return self._phase in (Phase.HELD, Phase.CONVERTING) and not self._leaving
 
     def _take_back(self) -> None:
         """Cancel what is waited for. How the request ends is for its completion to say."""
