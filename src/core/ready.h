@@ -10,15 +10,18 @@
 typedef struct {
     PyObject_HEAD
     PyObject *value; /* NULL: None */
+    PyObject *stop;  /* StopIteration(value), made once */
 } dlm_ready_t;
 
 static int dlm_ready_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(((dlm_ready_t *)self)->value);
+    Py_VISIT(((dlm_ready_t *)self)->stop);
     return 0;
 }
 
 static int dlm_ready_clear(PyObject *self) {
     Py_CLEAR(((dlm_ready_t *)self)->value);
+    Py_CLEAR(((dlm_ready_t *)self)->stop);
     return 0;
 }
 
@@ -33,12 +36,21 @@ static PyObject *dlm_ready_self(PyObject *self) {
     return self;
 }
 
-/* How a Python that knows of no am_send, or does not use it, gets the value. None needs no
-   exception at all. */
+/* How a Python that does not use am_send gets the value: 3.12 and later. None needs no exception
+   at all. The same one may be raised again, for whoever awaits takes it off at once; a traceback
+   is on it only if somebody has called next(). */
 static PyObject *dlm_ready_next(PyObject *self) {
-    PyObject *value = ((dlm_ready_t *)self)->value;
-    if (value != NULL)
-        PyErr_SetObject(PyExc_StopIteration, value);
+    dlm_ready_t *ready = (dlm_ready_t *)self;
+    if (ready->value == NULL)
+        return NULL;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (ready->stop != NULL) {
+        PyException_SetTraceback(ready->stop, Py_None);
+        PyErr_SetRaisedException(Py_NewRef(ready->stop));
+        return NULL;
+    }
+#endif
+    PyErr_SetObject(PyExc_StopIteration, ready->value);
     return NULL;
 }
 
@@ -78,7 +90,17 @@ static PyObject *dlm_ready(PyObject *value) {
         return NULL;
     ready->value = value == Py_None ? NULL : value;
     Py_XINCREF(ready->value);
+    ready->stop = NULL;
     PyObject_GC_Track((PyObject *)ready);
+#if PY_VERSION_HEX >= 0x030C0000
+    if (ready->value != NULL) {
+        ready->stop = PyObject_CallOneArg(PyExc_StopIteration, ready->value);
+        if (ready->stop == NULL) {
+            Py_DECREF(ready);
+            return NULL;
+        }
+    }
+#endif
     return (PyObject *)ready;
 }
 

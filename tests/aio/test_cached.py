@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from tests.verbs import Verbs
 
 import pydlm
 from pydlm import Mode, aio
+from pydlm._core import AsyncGate
 
 
 def test_uses_and_levels() -> None:
@@ -327,3 +330,19 @@ def test_a_stack_that_is_lost() -> None:
         ls.close()
 
     run(main())
+
+
+def test_what_is_made_beforehand_goes_with_the_gate() -> None:
+    class Mine(AsyncGate):
+        pass
+
+    async def main() -> weakref.ref[Mine]:
+        gate = Mine(True, lambda gate: None)
+        gate.allow(True, True, False)
+        async with gate.shared() as same:
+            assert same is gate
+        return weakref.ref(gate)
+
+    gone = run(main())
+    gc.collect()
+    assert gone() is None
