@@ -18,7 +18,7 @@ LAYERS = {
     "core": ["pydlm._core"],
     "stacks": ["pydlm.stacks"],
     "stackglue": ["pydlm.stackglue"],
-    "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking"],
+    "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking", "pydlm.cached"],
     "front ends": ["pydlm.cli", "pydlm.testing"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

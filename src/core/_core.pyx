@@ -52,6 +52,7 @@ include "lock.pxi"
 include "native.pxi"
 include "wait.pxi"
 include "held.pxi"
+include "gate.pxi"
 include "crash.pxi"
 
 if dlm_watch_fork() != 0:

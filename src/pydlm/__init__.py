@@ -11,6 +11,7 @@ from pydlm._clash import refuse_other_distribution
 refuse_other_distribution()
 
 # ruff: noqa: E402  # nothing of ours may be imported before we know that it is ours
+from pydlm.cached import CachedLock
 from pydlm.contract import Lock, Stack
 from pydlm.errors import (
     BadArgument,
@@ -37,6 +38,7 @@ __all__ = [
     "BadArgument",
     "Blocked",
     "Busy",
+    "CachedLock",
     "Cancelled",
     "Closed",
     "Completion",

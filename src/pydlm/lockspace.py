@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 from pydlm.blocking import BlockingLocks
+from pydlm.cached import CachedLock, CachedLocks, Codec, OnDrop
 from pydlm.contract import Lock, NativeStack, Stack
 from pydlm.errors import BadArgument, Closed, Unsupported
-from pydlm.stackglue import connect_stack
+from pydlm.stackglue import stack_connector
 from pydlm.types import Event, LockStatus
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ class Lockspace:
     the child connects for itself, and what the parent holds is not touched.
     """
 
-    def __init__(self, name: str, stack: Stack) -> None:
+    def __init__(
+        self, name: str, stack: Stack, *, connect_again: Callable[[], Stack] | None = None
+    ) -> None:
         self._name = name
         self._stack = stack
         self._locks = stack if isinstance(stack, NativeStack) else BlockingLocks(stack, name)
+        self._cached = CachedLocks(connect_again)
         self._closed = False
 
     @property
@@ -95,6 +99,27 @@ class Lockspace:
         """
         return self._locks.open(name)
 
+    def cached(
+        self,
+        name: str | bytes,
+        *,
+        on_drop: OnDrop | None = None,
+        exclusion: bool = True,
+        codec: Codec | None = None,
+    ) -> CachedLock:
+        """Return the cached lock on the resource `name`: kept until somebody else asks for it.
+
+        It is the same object each time until it is closed. `on_drop(lock, new_level)` runs, in a
+        thread of the connection, before the lock is let go. With `exclusion`, exclusive uses
+        exclude others in this process too. `codec` is for `CachedLock.value`: a `struct` format,
+        or two functions, from value to bytes and from the whole block to the value.
+
+        The cached locks of a connection are a client of their own: for them, its other locks are
+        somebody else's. Raises BadArgument, also where it is open with other options; Unsupported,
+        LockspaceFull, Closed, Forked.
+        """
+        return self._cached.open(name, on_drop, exclusion, codec)
+
     def fileno(self) -> int:
         """Return a descriptor that is readable while events wait; owned by the connection."""
         return self._locks.fileno()
@@ -119,10 +144,14 @@ class Lockspace:
     def close(self) -> None:
         """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent.
 
-        Should the stack fail to leave, that is raised, and the next call tries it again.
+        Cached locks are closed first, each after its on_drop. Should the stack fail to leave, that
+        is raised, and the next call tries it again.
         """
         self._closed = True
-        self._locks.disconnect()
+        try:
+            self._cached.close()
+        finally:
+            self._locks.disconnect()
 
     def __enter__(self) -> Self:
         if self._closed:
@@ -157,4 +186,5 @@ def connect(lockspace: str, stack: str | None = None, **options: Any) -> Lockspa
         raise TypeError(f"the name of a lockspace is str, not {type(lockspace).__name__}")
     if stack is not None and not isinstance(stack, str):
         raise TypeError(f"stack is 'name' or 'name:locator', a str, not {type(stack).__name__}")
-    return Lockspace(lockspace, connect_stack(stack, lockspace, **options))
+    connector = stack_connector(stack, lockspace, **options)
+    return Lockspace(lockspace, connector(), connect_again=connector)

@@ -5,7 +5,15 @@ from pydlm.stackglue.registry import (
     STACK_VARIABLE,
     connect_stack,
     find_stack,
+    stack_connector,
     stack_names,
 )
 
-__all__ = ["DEFAULT_STACK", "STACK_VARIABLE", "connect_stack", "find_stack", "stack_names"]
+__all__ = [
+    "DEFAULT_STACK",
+    "STACK_VARIABLE",
+    "connect_stack",
+    "find_stack",
+    "stack_connector",
+    "stack_names",
+]

@@ -7,6 +7,8 @@ nothing is tried in its place.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
@@ -14,7 +16,14 @@ from typing import Any, Final
 from pydlm.contract import Stack
 from pydlm.errors import BadArgument, StackUnavailable
 
-__all__ = ["DEFAULT_STACK", "STACK_VARIABLE", "connect_stack", "find_stack", "stack_names"]
+__all__ = [
+    "DEFAULT_STACK",
+    "STACK_VARIABLE",
+    "connect_stack",
+    "find_stack",
+    "stack_connector",
+    "stack_names",
+]
 
 #: Names the stack where the program does not.
 STACK_VARIABLE: Final = "PYDLM_STACK"
@@ -70,6 +79,11 @@ def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
 
     None: the one that the environment variable PYDLM_STACK names, or `local`.
     """
+    return stack_connector(stack, lockspace, **options)()
+
+
+def stack_connector(stack: str | None, lockspace: str, **options: Any) -> Callable[[], Stack]:
+    """Return what makes a connection, as often as it is called, each a client of its own."""
     chosen = stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK
     try:
         size = len(lockspace.encode())
@@ -81,4 +95,4 @@ def connect_stack(stack: str | None, lockspace: str, **options: Any) -> Stack:
             "and without a leading dot"
         )
     name, _, locator = chosen.partition(":")
-    return find_stack(name).connect(lockspace, locator, **options)
+    return partial(find_stack(name).connect, lockspace, locator, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from pydlm.cli.bench.cached import cached
 from pydlm.cli.bench.crowd import holders, waiters
 from pydlm.cli.bench.handover import handover
 from pydlm.cli.bench.host import host_alone, host_handover, host_notice, host_scale
@@ -22,6 +23,7 @@ BENCHMARKS: Final[dict[str, Callable[[Plan], Iterator[Row]]]] = {
     "acquire": acquire,
     "with": with_statement,
     "shared": shared,
+    "cached": cached,
     "fresh": fresh,
     "handover": handover,
     "notice": notice,

@@ -1,0 +1,31 @@
+"""Values in a lock value block: a `struct` format, or a pair of functions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from pydlm.errors import BadArgument
+
+__all__ = ["Codec", "pair_of"]
+
+#: A `struct` format, or (value to bytes, bytes of the whole block to value).
+Codec = str | tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+
+
+def pair_of(codec: Codec, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """Return the two functions. Of a format with one field the value is that, else a tuple."""
+    if not isinstance(codec, str):
+        return codec
+    try:
+        fields = struct.Struct(codec)
+    except struct.error as error:
+        raise BadArgument(f"{codec!r} is no struct format: {error}") from None
+    if fields.size > lvb_len:
+        raise BadArgument(
+            f"{codec!r} makes {fields.size} bytes; a lock value block here has {lvb_len}"
+        )
+    if len(fields.unpack(bytes(fields.size))) == 1:
+        return fields.pack, lambda block: fields.unpack_from(block)[0]
+    return lambda values: fields.pack(*values), fields.unpack_from

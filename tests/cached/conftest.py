@@ -1,0 +1,7 @@
+"""Lockspaces, and threads that use them, as in the tests of the core."""
+
+from __future__ import annotations
+
+from tests.core.conftest import _uninterrupted, world
+
+__all__ = ["_uninterrupted", "world"]

@@ -1,0 +1,104 @@
+"""The parts in C: the gate, and the mailbox of the keeper."""
+
+from __future__ import annotations
+
+import gc
+import select
+import sys
+import threading
+import weakref
+
+import pytest
+
+from pydlm import NotHeld
+from pydlm._core import Gate, Mailbox
+
+
+def test_a_gate_counts() -> None:
+    left: list[Gate] = []
+    gate = Gate(False, left.append)
+    gate.allow(True, True, True)
+    with gate.shared() as inside, gate.exclusive(), gate.shared():
+        assert inside is gate
+        assert (gate.shared_uses, gate.exclusive_uses) == (2, 1)
+    assert left == [gate, gate], "only when the last of a kind has ended"
+    gate.allow(True, True, False)
+    with gate.shared():
+        pass
+    assert len(left) == 2
+    gate.admit(True)
+    gate.dismiss(True)
+    with pytest.raises(NotHeld):
+        gate.exclusive().__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("exclusion", [False, True])
+def test_exclusion(exclusion: bool) -> None:
+    gate = Gate(exclusion, print)
+    gate.allow(True, True, False)
+
+    def passes(exclusive: bool) -> bool:
+        try:
+            with gate.exclusive() if exclusive else gate.shared():
+                return True
+        except NotImplementedError:
+            return False
+
+    with gate.shared():
+        assert passes(False) and passes(True) is not exclusion
+    with gate.exclusive():
+        assert passes(False) is passes(True) is not exclusion
+
+
+def test_an_error_in_the_body_ends_the_use() -> None:
+    gate = Gate(True, print)
+    gate.allow(True, True, False)
+    with pytest.raises(ZeroDivisionError), gate.exclusive():
+        _ = 1 / 0
+    assert gate.exclusive_uses == 0
+
+
+def test_a_gate_leaves_nothing() -> None:
+    class Derived(Gate):
+        pass
+
+    gate: Derived | None = Derived(True, print)
+    gone = weakref.ref(gate)
+    gate = None
+    gc.collect()
+    assert gone() is None
+
+
+def test_counts_under_many_threads() -> None:
+    gate = Gate(False, print)
+    gate.allow(True, True, False)
+
+    def use() -> None:
+        for _ in range(20_000):
+            with gate.shared(), gate.exclusive():
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert (gate.shared_uses, gate.exclusive_uses) == (0, 0)
+
+
+def test_a_mailbox() -> None:
+    mail = Mailbox()
+    poll = select.poll()
+    poll.register(mail.fileno(), select.POLLIN)
+    assert mail.take() == [] and not poll.poll(0)
+    assert mail.post(1) and mail.post(2)
+    assert poll.poll(0)
+    assert mail.take() == [1, 2] and not poll.poll(0)
+    assert mail.post(3) and poll.poll(0)
+    assert mail.close() == [3] and mail.close() == []
+    assert not mail.post(4) and mail.take() == [] and mail.fileno() == -1
