@@ -284,7 +284,7 @@ def forked() -> Callable[[Callable[[], object]], None]:
 
     def forked(function: Callable[[], object]) -> None:
         # A thread about to end may be freeing memory. AddressSanitizer's allocator, unlike others,
-        # would stay locked in the child. One thread is faulthandler's, which waits for the time-out.
+        # would stay locked in the child. One more is faulthandler, waiting for the time-out.
         give_up = time.monotonic() + PATIENCE
         while len(os.listdir("/proc/self/task")) > threading.active_count() + 1:
             assert time.monotonic() < give_up, "a thread that does not end"
