@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""What people lock with between the processes of a machine, beside pydlm's host stack.
+"""What people lock with between processes or tasks, beside pydlm's host stack.
 
     python benchmarks/between_processes.py [--rounds N]
 
-Uncontended acquire+release of one lock, in nanoseconds. filelock, redis-py with a local Redis, and
-psycopg with a local PostgreSQL, both over Unix sockets, are measured where they are installed; the
-servers are started here and stopped again.
+Uncontended acquire+release of one lock, in nanoseconds: pydlm's raw lock, and its cached lock used
+shared, as a service would that reads what it has cached under it. aiorwlock (one process),
+filelock, redis-py with a local Redis, and psycopg with a local PostgreSQL, both over Unix sockets,
+are measured where they are installed; the servers are started here and stopped again.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fcntl
 import importlib.util
 import multiprocessing
@@ -75,6 +77,21 @@ def filelock(_: ExitStack, place: Path) -> Program:
     return sampled(FEW, PAIR, l=FileLock(place / "filelock"))
 
 
+def aiorwlock(*_: object) -> Program:
+    needs("aiorwlock")
+    from aiorwlock import RWLock
+
+    async def sample() -> float:
+        reader = RWLock().reader_lock
+        begin = time.perf_counter_ns()
+        for _ in range(FEW.batch):
+            async with reader:
+                pass
+        return (time.perf_counter_ns() - begin) / FEW.batch
+
+    return lambda: [asyncio.run(sample()) for _ in range(FEW.samples)]
+
+
 def redis(cleanup: ExitStack, place: Path) -> Program:
     server = needs("redis", "redis-server")
     from redis import Redis
@@ -120,6 +137,7 @@ def postgres(cleanup: ExitStack, place: Path) -> Program:
 PEERS: dict[str, Callable[[ExitStack, Path], Program]] = {
     "multiprocessing.Lock": standard,
     "fcntl.flock": flock,
+    "aiorwlock, shared, one process": aiorwlock,
     "filelock": filelock,
     "redis-py Lock, local Redis": redis,
     "PostgreSQL advisory lock, local": postgres,
@@ -132,16 +150,19 @@ def measured(rounds: int) -> Iterator[str]:
             place = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pydlm-peers-")))
             stack = cleanup.enter_context(meeting_place())
             ls = cleanup.enter_context(pydlm.connect("peers", stack=stack))
+            shared = ls.cached("cached").shared()
+            with shared:
+                pass  # from now on it is kept
             try:
                 peer = make(cleanup, place)
             except Missing as missing:
                 yield f"{name:32} not measured: {missing}"
                 continue
-            found = compare(rounds, sampled(Plan(), PAIR, l=ls.lock("peers")), peer)
-            ours, theirs = found.ours, found.peer
+            raw = compare(rounds, sampled(Plan(), PAIR, l=ls.lock("peers")), peer)
+            kept = compare(rounds, sampled(Plan(), "with s:\n    pass", s=shared), peer)
             yield (
-                f"{name:32} {ours.median:9.1f} {ours.p99:9.1f} {theirs.median:11.1f} "
-                f"{theirs.p99:11.1f} {1 / found.ratio:8.1f}"
+                f"{name:32} {raw.ours.median:8.1f} {kept.ours.median:8.1f} {raw.peer.median:11.1f} "
+                f"{raw.peer.p99:11.1f} {1 / raw.ratio:8.1f} {1 / kept.ratio:8.1f}"
             )
 
 
@@ -151,8 +172,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     rounds = parser.parse_args().rounds
-    heads = ("pydlm ns", "p99", "peer ns", "p99", "times")
-    print(f"{'':32} {heads[0]:>9} {heads[1]:>9} {heads[2]:>11} {heads[3]:>11} {heads[4]:>8}")
+    heads = ("raw ns", "cached", "peer ns", "its p99", "to raw", "to cached")
+    print("{:32} {:>8} {:>8} {:>11} {:>11} {:>8} {:>8}".format("", *heads))
     for line in measured(rounds):
         print(line, flush=True)
 

@@ -165,6 +165,7 @@ def test_locks_between_processes() -> None:
     assert [line.split()[0] for line in lines] == [
         "multiprocessing.Lock",
         "fcntl.flock",
+        "aiorwlock,",
         "filelock",
         "redis-py",
         "PostgreSQL",

@@ -42,9 +42,11 @@ class Child:
         # Nothing of what the test runner would do at the end may happen here.
         try:
             self.pid = os.getpid()
-            faulthandler.enable()
+            faulthandler.enable(sys.__stderr__)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            faulthandler.register(signal.SIGALRM, chain=True)  # says where it is, and ends it
+            faulthandler.register(
+                signal.SIGALRM, sys.__stderr__, chain=True
+            )  # says where it is, and ends it
             signal.alarm(int(3 * PATIENCE))
             body(self)
             os._exit(0)
