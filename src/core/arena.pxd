@@ -28,7 +28,7 @@ cdef extern from "sys.h":
         int8_t* state, int grmode, int rqmode, int queue, int highbast) noexcept nogil
 
 cdef enum:
-    LAYOUT = 4               # raise with every change of the structs below
+    LAYOUT = 5               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
     MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
@@ -75,6 +75,7 @@ cdef struct header_t:
     uint32_t n_shards, n_procs, n_clients, n_buckets, n_rsbs, n_lkbs, n_lvbs, n_names
     uint32_t futex_flags
     unsigned char boot[16]   # the boot it belongs to; a lockspace does not outlive one
+    uint64_t pid_space       # of the threads whose ids are in mutexes
     uint64_t off_shards, off_procs, off_clients, off_buckets
     uint64_t off_rsbs, off_lkbs, off_lvbs, off_names
     uint64_t off_homes[4]    # by kind of slot: a byte for each
@@ -120,9 +121,8 @@ cdef struct proc_t:          # a process that has the arena mapped
     uint32_t state
     uint32_t pid
     uint64_t started         # clock ticks since boot: tells it from a later one of that pid
-    uint64_t pid_space       # of which its pid is one, 0 unknown
     pthread_mutex_t life[LIVES]    # robust; held by its helper thread as long as it lives
-    uint64_t padding         # `state` is read with each request; what follows changes often
+    uint64_t padding[2]      # `state` is read with each request; what follows changes often
     uint32_t doorbell        # RUNG, or ASLEEP: its helper thread has to be woken
     uint32_t in_flight       # threads that have changed something and not told all concerned
     uint32_t purger          # proc + 1 that clears up after it

@@ -11,6 +11,12 @@ cdef extern from *:
     Py_ssize_t Py_REFCNT(PyObject* o) nogil
 
 
+cdef inline void close_descriptor(int32_t entry) noexcept nogil:
+    """Close a lock's descriptor; lowered, for others may have duplicates of what epolls watch."""
+    eventfd_clear((entry >> 1) - 1)
+    close((entry >> 1) - 1)
+
+
 cdef inline bint in_use(PyObject* handle):
     """Return whether there is a handle: one that is going runs Python too, for weak references."""
     return handle != NULL and Py_REFCNT(handle) > 0
@@ -113,11 +119,11 @@ cdef class Client:
                 port.events = -1
             pthread_mutex_unlock(&port.mutex)
             ok = purge_client(
-                self.a, self.slot, claim_word(self.a.me + 1, self.this_node), died)
+                self.a, self.slot, claim_word(self.a.me + 1, self.this_node), died, NULL) == PURGED
             if fds != NULL:         # not before nobody believes in them any more: see direct.pxi
                 for i in range(load32(&self.a.hdr.next_lkb)):
                     if fds[i]:
-                        close((fds[i] >> 1) - 1)
+                        close_descriptor(fds[i])
                 munmap(fds, self.a.hdr.n_lkbs * sizeof(int32_t))
             if died:
                 pump_all(self.a)

@@ -167,15 +167,25 @@ cdef object deadlock_error(tuple cycle):
     return DeadlockError(f"deadlock: {steps}; this request was given up", cycle=cycle)
 
 
-cdef int search_begin(arena_t* a, uint32_t node) noexcept nogil:
-    cdef uint32_t other
+cdef enum:
+    SEARCH_TIME = 500000000      # ns; who takes longer is stopped, and somebody else goes on
+
+
+cdef void search_begin(arena_t* a, uint32_t node) noexcept nogil:
+    """Become the one who searches."""
+    cdef uint32_t other, last = 0
+    cdef int64_t give_up = NEVER
     while not cas32(&a.hdr.searching, 0, node):
         other = load32(&a.hdr.searching)
+        if other != last:
+            last = other
+            give_up = monotonic_ns() + SEARCH_TIME
+        elif other and monotonic_ns() >= give_up and cas32(&a.hdr.searching, other, node):
+            return
         if other:
-            futex_wait(&a.hdr.searching, other, -1, a.futex_flags)
-    return 0
+            futex_wait(&a.hdr.searching, other, give_up, a.futex_flags)
 
 
-cdef void search_end(arena_t* a) noexcept nogil:
-    store32(&a.hdr.searching, 0)
-    futex_wake(&a.hdr.searching, 0x7fffffff, a.futex_flags)
+cdef void search_end(arena_t* a, uint32_t node) noexcept nogil:
+    if cas32(&a.hdr.searching, node, 0):
+        futex_wake(&a.hdr.searching, 0x7fffffff, a.futex_flags)

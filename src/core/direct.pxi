@@ -29,12 +29,13 @@ cdef duplicates_t* make_duplicates() noexcept nogil:
     return d
 
 
-cdef void free_duplicates(duplicates_t* d) noexcept nogil:
+cdef void free_duplicates(duplicates_t* d, bint ours) noexcept nogil:
+    """Forget them; in a forked child, the numbers may be others' by now."""
     cdef uint32_t i
     if d == NULL:
         return
     for i in range(<uint32_t>MAX_DUPLICATES):
-        if d.of[i].lkb:
+        if ours and d.of[i].lkb:
             close(d.of[i].fd)
     free(d)
 
@@ -69,8 +70,6 @@ cdef int find_duplicate(op_t* o, duplicates_t* d, uint32_t i) noexcept nogil:
     if found.lkb == i and found.gen == gen:
         return found.fd
     p = &a.procs[claim_of(claim) - 1]
-    if p.pid_space == 0 or p.pid_space != a.procs[a.me].pid_space:
-        return -1               # its pid means somebody else here
     fd = duplicate_of(p.pid, number - 1)
     if fd < 0:
         d.refused = fd == -EPERM or fd == -ENOSYS
@@ -106,7 +105,9 @@ cdef void raise_direct(op_t* o, uint32_t i) noexcept nogil:
         crash_point()
         # Perhaps nobody waits any more, and the owner has seen to that before we came.
         shard_lock(o.a, o.s)
-        if shard_of(o.a, k) == o.s and k.bits & B_USED and not is_zombie(k):
+        if k.gen != d.of[i % MAX_DUPLICATES].gen or k.fd == 0:
+            eventfd_clear(fd)   # closed meanwhile; but somebody's epoll may still watch it
+        elif shard_of(o.a, k) == o.s and k.bits & B_USED and not is_zombie(k):
             push_fd_sync(o, k)
         shard_unlock(o.a, o.s)
     pthread_mutex_unlock(&d.mutex)

@@ -144,7 +144,10 @@ cdef class Lock:
         s = shard_of(a, k)
         if not dlm_thread_ready() or not mutex_trylock(&s.mutex):
             return False
-        if r.converting or r.held_mask & dlm_conflicts[mode] or load32(a.state) != a.alive:
+        if (
+            r.converting or r.waiting or r.held_mask & dlm_conflicts[mode]
+            or load32(a.state) != a.alive
+        ):
             shard_unlock(a, s)
             return False
         k.exflags = 0

@@ -52,6 +52,7 @@ cdef class Arena:
             layout.seed = _secrets.randbits(64)
             layout.futex_flags = 0 if fd >= 0 else FUTEX_PRIVATE_FLAG
             this_boot = boot.ljust(16, b"\0")
+            layout.pid_space = pid_space()
             memcpy(layout.boot, PyBytes_AS_STRING(this_boot), 16)
         else:
             read_layout(fd, boot, &layout)
@@ -115,7 +116,6 @@ cdef class Arena:
         crash_point()
         self.a.procs[i].pid = pid
         self.a.procs[i].started = started
-        self.a.procs[i].pid_space = pid_space()
         self.a.procs[i].in_flight = 0
         self.a.procs[i].purger = 0
         self.a.procs[i].moving = 0
@@ -153,7 +153,7 @@ cdef class Arena:
         if self.made_in == dlm_epoch or not self.shared:
             munmap(self.a.hdr, self.size)
         free(self.a.ports)
-        free_duplicates(<duplicates_t*>self.a.duplicates)
+        free_duplicates(<duplicates_t*>self.a.duplicates, self.made_in == dlm_epoch)
         free(self.a.bucket_pages)
 
     cdef int check_here(self) except -1:
@@ -193,7 +193,8 @@ cdef class Arena:
             if is_stuck(&self.a, &self.a.shards[i]):
                 raise AssertionError(f"shard {i} of lockspace {self.name!r} is nobody's and locked")
             with nogil:
-                shard_lock(&self.a, &self.a.shards[i])
+                if not shard_lock_until(&self.a, &self.a.shards[i], soon()):
+                    continue    # somebody is stopped in it; all others can be used
                 sound = (
                     shard_is_sound(&self.a, &self.a.shards[i])
                     and slots_are_sound(&self.a, &self.a.shards[i])
@@ -278,6 +279,11 @@ cdef int read_layout(int fd, bytes boot, header_t* h) except -1:
         )
     if h.boot[:16] != boot.ljust(16, b"\0"):
         raise ArenaDamaged("it is from before the last boot")
+    if h.pid_space != pid_space():
+        raise StackUnavailable(
+            "it was made in another pid namespace, where the ids of threads are others; processes "
+            "of several containers share locks only if they share that (or use one directory each)"
+        )
     try:
         check_sizes(h.n_lkbs - 1, h.lvb_len)
     except BadArgument as error:

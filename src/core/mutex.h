@@ -71,9 +71,11 @@ static inline int dlm_thread_ready(void) {
     return __builtin_expect(dlm_robust != NULL, 1) || dlm_thread_enter();
 }
 
-/* Returns 1 if the last owner died inside: what the mutex guards has to be repaired. */
-static __attribute__((noinline)) int mutex_lock_slow(uint32_t *word, int flags) {
+/* Returns 1 if the last owner died inside: what the mutex guards has to be repaired; -1 if it was
+   not to be had until then, nanoseconds of the monotonic clock, negative for never. */
+static __attribute__((noinline)) int mutex_lock_slow(uint32_t *word, int64_t until, int flags) {
     uint32_t mine = dlm_tid, seen;
+    int64_t now;
     int spins = 100;
     dlm_pending(word);
     for (;;) {
@@ -88,8 +90,14 @@ static __attribute__((noinline)) int mutex_lock_slow(uint32_t *word, int flags) 
             spins--;
             dlm_relax();
         } else if ((seen & FUTEX_WAITERS) || cas32(word, seen, seen | FUTEX_WAITERS)) {
+            now = monotonic_ns();
+            if (until >= 0 && now >= until) {
+                dlm_pending(NULL);
+                return -1;
+            }
             /* Not for ever: who is woken may be stopped, and keep it from the others. */
-            futex_wait(word, seen | FUTEX_WAITERS, monotonic_ns() + 20000000, flags);
+            now += 20000000;
+            futex_wait(word, seen | FUTEX_WAITERS, until >= 0 && until < now ? until : now, flags);
             mine |= FUTEX_WAITERS;   /* others may sleep too; the unlock has to look */
         }
     }

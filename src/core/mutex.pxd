@@ -10,7 +10,7 @@ plain stores make a futex robust, where a list entry would cost a dozen.
 The list head belongs to the C library; we ask the kernel where it is.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "mutex.h":
     uint32_t dlm_tid
@@ -18,13 +18,13 @@ cdef extern from "mutex.h":
     int dlm_watch_fork() noexcept nogil
     bint dlm_thread_ready() noexcept nogil
     bint mutex_trylock(uint32_t* word) noexcept nogil
-    bint mutex_lock_slow(uint32_t* word, int flags) noexcept nogil
+    int mutex_lock_slow(uint32_t* word, int64_t until, int flags) noexcept nogil
     void wait_for_death() noexcept nogil
     void mutex_unlock(uint32_t* word, int flags) noexcept nogil
 
 
-cdef inline bint mutex_lock(uint32_t* word, int flags) noexcept nogil:
-    """Take it, sleeping if need be. Returns True if the last owner died inside."""
+cdef inline int mutex_lock(uint32_t* word, int64_t until, int flags) noexcept nogil:
+    """Take it, sleeping if need be: 0, 1 if the last owner died inside, -1 if not in time."""
     if mutex_trylock(word):
-        return False
-    return mutex_lock_slow(word, flags)
+        return 0
+    return mutex_lock_slow(word, until, flags)

@@ -115,7 +115,7 @@ cdef int shut(Lock self) except -1:
     op_end(&o, rsb)
     if port.fds != NULL and port.fds[i]:
         pthread_mutex_lock(&port.mutex)
-        close((port.fds[i] >> 1) - 1)
+        close_descriptor(port.fds[i])
         port.fds[i] = 0
         pthread_mutex_unlock(&port.mutex)
     if unread:

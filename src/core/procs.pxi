@@ -61,7 +61,7 @@ cdef bint claim_dead(arena_t* a, uint32_t i) noexcept nogil:
     return False
 
 
-cdef void tell_all(arena_t* a) noexcept nogil:
+cdef void tell_all(arena_t* a, uint64_t* busy) noexcept nogil:
     """Do what somebody who died may have left undone: grants, and telling others of theirs."""
     cdef op_t o
     cdef uint32_t i
@@ -70,7 +70,9 @@ cdef void tell_all(arena_t* a) noexcept nogil:
         r = &a.rsbs[i]
         if not r.flags & R_USED or (r.converting == 0 and r.waiting == 0):
             continue
-        op_begin(&o, a, &a.shards[r.shard])
+        op_init(&o, a, &a.shards[r.shard])
+        if not lock_if_free(a, o.s, busy):
+            continue
         if r.flags & R_USED and &a.shards[r.shard] == o.s:
             grant_pending(&o, r)
         op_end(&o, i)
@@ -90,7 +92,8 @@ cdef void bury(arena_t* a, uint32_t i) noexcept nogil:
     cdef uint32_t c, searching, state
     cdef uint64_t claim
     cdef shard_t* s
-    cdef bint untold = False
+    cdef uint64_t busy = 0
+    cdef int how
     if not claim_dead(a, i):
         return
     # If we die in here, those who clear up after us know that there is more to do.
@@ -101,13 +104,15 @@ cdef void bury(arena_t* a, uint32_t i) noexcept nogil:
     state |= P_DEAD
     crash_point()
     # The helper died; other threads may live a moment longer. Each shard, once locked from here
-    # on, is rid of them. Those that it died in are repaired.
+    # on, is rid of them. Those that it died in are repaired. Somebody else may be stopped in one:
+    # that is left for later, and all the others are done.
     for c in range(a.shard_mask + 1):
         s = &a.shards[c]
-        shard_lock(a, s)
+        if not lock_if_free(a, s, &busy):
+            continue
         if s.repaired:
             s.repaired = 0
-            untold = True
+            store32(&p.in_flight, 1)    # for whoever goes on
         shard_unlock(a, s)
     for c in range(a.hdr.n_clients):
         claim = load64(<uint64_t*>&a.clients[c].claim)
@@ -118,13 +123,23 @@ cdef void bury(arena_t* a, uint32_t i) noexcept nogil:
         searching = load32(&a.hdr.searching)
         if searching == node_of(claim):
             cas32(&a.hdr.searching, searching, 0)
-        while not purge_client(a, c, claim, True):
-            pass                # no memory for a moment; nobody else can do it
+        while True:
+            how = purge_client(a, c, claim, True, &busy)
+            if how != NO_MEMORY:        # for a moment; nobody else can do it
+                break
+        if how == HELD_UP:
+            busy |= 1           # the first shard's mutex is over the list of deaths
     futex_wake(&a.hdr.searching, 0x7fffffff, a.futex_flags)
-    rescue_slot(a, p)
-    reap_left(a, i)
-    if untold or load32(&p.in_flight):
-        tell_all(a)
+    if busy == 0:
+        rescue_slot(a, p)
+        reap_left(a, i)
+    if load32(&p.in_flight):
+        tell_all(a, &busy)
+    if busy:
+        helper.later = True
+        cas32(&p.purger, a.me + 1, 0)
+        add32(&a.procs[a.me].in_flight, <uint32_t>-1)
+        return
     crash_point()
     for c in range(a.hdr.n_procs):
         cas32(&a.procs[c].purger, i + 1, 0)

@@ -139,10 +139,13 @@ cdef inline bint still(client_t* c, uint64_t claim) noexcept nogil:
     return load64(<uint64_t*>&c.claim) == claim
 
 
-cdef void record_death(arena_t* a, client_t* c, uint64_t claim) noexcept nogil:
+cdef bint record_death(
+    arena_t* a, client_t* c, uint64_t claim, int64_t until
+) noexcept nogil:
     """Put down that a client died, once."""
     cdef uint32_t n, i
-    shard_lock(a, a.shards)
+    if not shard_lock_until(a, a.shards, until):
+        return False
     n = load32(&a.hdr.n_deaths)
     # The oldest place is the one to be written now: whoever died there may have begun to.
     for i in range(n - MAX_DEATHS + 1 if n >= MAX_DEATHS else 0, n):
@@ -155,33 +158,66 @@ cdef void record_death(arena_t* a, client_t* c, uint64_t claim) noexcept nogil:
             store32(&a.hdr.n_deaths, n + 1)
             crash_point()
     shard_unlock(a, a.shards)
+    return True
 
 
-cdef bint purge_client(arena_t* a, uint32_t client, uint64_t claim, bint died) noexcept nogil:
+cdef enum:
+    PURGED
+    NO_MEMORY
+    HELD_UP                  # by shards that somebody is in, who may be stopped
+
+
+cdef int purge_client(
+    arena_t* a, uint32_t client, uint64_t claim, bint died, uint64_t* busy
+) noexcept nogil:
     """Release all a client had, and its slot; with `died` as the kernel does for a client gone.
 
-    `claim`: the client's; there is nothing to do once it is no longer in that slot.
+    `claim`: the client's; there is nothing to do once it is no longer in that slot. `busy`: the
+    shards to be left out, to which are added those that take too long; NULL: waits for all.
     """
     cdef client_t* c = &a.clients[client]
     cdef op_t o
     cdef uint32_t i, n, rsb
     cdef lkb_t* k
+    cdef bint left = False
     cdef born_t* locks = locks_of(a, client, &n)
     if locks == NULL:
-        return False
+        return NO_MEMORY
     for i in range(n):
         k = &a.lkbs[locks[i].lkb]
-        op_begin(&o, a, shard_of(a, k))
+        op_init(&o, a, shard_of(a, k))
+        if not lock_if_free(a, o.s, busy):
+            left = True
+            continue
         rsb = k.rsb
         if k.bits & B_USED and k.client == client and still(c, claim):
             lose_lkb(&o, k, node_of(claim), died)
         op_end(&o, rsb)
     free(locks)
-    if died:
-        record_death(a, c, claim)
+    if left:
+        return HELD_UP
+    if died and not record_death(a, c, claim, NEVER if busy == NULL else soon()):
+        return HELD_UP
     crash_point()
     cas64(<uint64_t*>&c.claim, claim, 0)
     crash_point()
+    return PURGED
+
+
+cdef inline int64_t soon() noexcept nogil:
+    """Return the time until which to wait for a shard of which nobody should be long inside."""
+    return monotonic_ns() + 20000000
+
+
+cdef bint lock_if_free(arena_t* a, shard_t* s, uint64_t* busy) noexcept nogil:
+    """Lock a shard unless it is one of the `busy`, or takes too long and becomes one."""
+    cdef uint64_t bit = <uint64_t>1 << (s - a.shards)
+    if busy == NULL:
+        shard_lock(a, s)
+        return True
+    if busy[0] & bit or not shard_lock_until(a, s, soon()):
+        busy[0] |= bit
+        return False
     return True
 
 

@@ -2,12 +2,22 @@
 
 
 cdef inline void shard_lock(arena_t* a, shard_t* s) noexcept nogil:
+    shard_lock_until(a, s, -1)
+
+
+cdef inline bint shard_lock_until(arena_t* a, shard_t* s, int64_t until) noexcept nogil:
+    """Lock a shard; False: whoever has it did not give it up in time."""
+    cdef int rc
     dlm_thread_ready()
-    if mutex_lock(&s.mutex, a.futex_flags):
+    rc = mutex_lock(&s.mutex, until, a.futex_flags)
+    if rc < 0:
+        return False
+    if rc:
         repair_shard(a, s)
     if load32(a.state) != a.alive:
         wait_for_death()
     crash_point()
+    return True
 
 
 cdef inline void shard_unlock(arena_t* a, shard_t* s) noexcept nogil:

@@ -100,7 +100,7 @@ cdef bint break_deadlock(Lock self, waiter_t* in_line) except -1:
             if None not in [m.wanted for m in members] and take_back(self, in_line):
                 raise deadlock_error(members)
     finally:
-        search_end(a)
+        search_end(a, node)
     return True
 
 

@@ -21,6 +21,7 @@ from pydlm.errors import (
     LVBInvalid,
     NoSuchLock,
     NotHeld,
+    StackUnavailable,
     Unsupported,
     WouldBlock,
 )

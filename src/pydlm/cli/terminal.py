@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ def pydlm_version() -> str:
 
 def on_stdout() -> Console:
     """Return the console for results."""
-    return Console(highlight=False)
+    # What is not seen on a screen may be searched by line, so nothing is cut to fit one.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def on_stderr() -> Console:

@@ -51,13 +51,13 @@ DIRECTORY_VARIABLE: Final = "PYDLM_HOST_DIR"
 SUFFIX: Final = ".dlm"
 
 _arenas: WeakValueDictionary[tuple[int, int], _core.Arena] = WeakValueDictionary()
-_guard = threading.Lock()
+_guard = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
     global _arenas, _guard
     _arenas = WeakValueDictionary()
-    _guard = threading.Lock()
+    _guard = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -69,8 +69,11 @@ def default_directory() -> Path:
     $PYDLM_HOST_DIR, or `pydlm` in $XDG_RUNTIME_DIR, or ``/dev/shm/pydlm-UID``.
     """
     if chosen := os.environ.get(DIRECTORY_VARIABLE):
+        if not os.path.isabs(chosen):
+            raise BadArgument(f"{DIRECTORY_VARIABLE} is {chosen!r}, which is no absolute path")
         return Path(chosen)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime) and os.path.isdir(runtime):
         return Path(runtime) / "pydlm"
     return Path(f"/dev/shm/pydlm-{os.geteuid()}")
 
@@ -151,6 +154,12 @@ def _place(directory: Path, *, shared: bool) -> Iterator[int]:
             )
         if shared and found.st_mode & 0o002:
             raise StackUnavailable(f"{directory} can be written by everybody")
+        if shared and found.st_uid != os.geteuid():
+            if found.st_gid not in {os.getegid(), *os.getgroups()} or not found.st_mode & 0o020:
+                raise StackUnavailable(
+                    f"{directory} belongs to user {found.st_uid} and group {found.st_gid}, "
+                    "with whom this process shares no group that may write there"
+                )
         yield place
     finally:
         os.close(place)
