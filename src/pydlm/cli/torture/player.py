@@ -88,7 +88,7 @@ class Player:
         last, this = order.iteration - 1, order.iteration
         allowed = {Role.WRITE: (last,), Role.RACE: (last, this), Role.READ: (this,)}[order.role]
         # What a node has seen once, it must never see taken back.
-        allowed = tuple(value for value in allowed if value >= self.seen)
+        allowed = tuple(value for value in allowed if value >= self.seen) or allowed
         try:
             block = self.lock.lvb
         except LVBInvalid:
