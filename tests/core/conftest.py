@@ -284,11 +284,11 @@ def forked() -> Callable[[Callable[[], object]], None]:
 
     def forked(function: Callable[[], object]) -> None:
         # A thread about to end may be freeing memory. AddressSanitizer's allocator, unlike others,
-        # would stay locked in the child. One more is faulthandler, waiting for the time-out.
-        give_up = time.monotonic() + PATIENCE
-        while len(os.listdir("/proc/self/task")) > threading.active_count() + 1:
-            assert time.monotonic() < give_up, "a thread that does not end"
-            time.sleep(0.001)
+        # would stay locked in the child.
+        before = 0
+        while before != (now := len(os.listdir("/proc/self/task"))):
+            before = now
+            time.sleep(0.01)
         receive, send = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
