@@ -416,3 +416,23 @@ def test_level_and_truth_agree_after_a_storm(world: Any, readable: Any) -> None:
     assert readable(handles[0], 10)
     handles[0].release()
     assert waiting.result()
+
+
+@pytest.mark.parametrize("timeout", [-1, 20])
+def test_a_lock_that_passes_a_waiter_is_in_its_way_too(
+    world: Any, readable: Any, timeout: float
+) -> None:
+    # A conversion is granted though a new request of the verbs waits, and that is told of it.
+    verbs, ls = world.connect(), world.connect()
+    ls.fileno()
+    lk = ls.lock("x")
+    lk.fileno()
+    verbs.stack.lock("x", Mode.PR)
+    waiting = verbs.stack.lock("x", Mode.EX)
+    verbs.dispatch()
+    agrees(readable, lk, None)
+    assert lk.acquire(timeout=timeout, mode=Mode.PR)
+    agrees(readable, lk, Mode.EX)
+    assert [event.lkid for event in ls.dispatch()] == [lk.lkid]
+    lk.release()
+    verbs.stack.unlock(waiting, LockFlag.CANCEL)

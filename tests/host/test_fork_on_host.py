@@ -368,3 +368,39 @@ def test_multiprocessing(method: str, host: Host, monkeypatch: pytest.MonkeyPatc
         assert int.from_bytes(lk.lvb[:8], "little") == 300
     assert held.locked()
     host.until(lambda: host.state(ls)[2:] == (1, 1))
+
+
+def test_a_child_that_uses_the_numbers_of_our_duplicates(host: Host) -> None:
+    """Who contends keeps duplicates of others' descriptors; a child has no claim to the numbers."""
+
+    def hold(me: Child) -> None:
+        lk = host.connect().lock("x")
+        lk.fileno()
+        lk.acquire()
+        me.say("held")
+        me.hear()
+
+    def daemon(me: Child) -> None:
+        ls = host.connect()
+        lk = ls.lock("x")
+        assert lk.acquire(timeout=0.05) is False
+        here, there = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            for fd in range(3, 64):
+                if fd != there:
+                    os.dup2(there, fd)
+            del lk, ls
+            gc.collect()
+            lost = [fd for fd in range(3, 64) if not os.path.exists(f"/proc/self/fd/{fd}")]
+            os.write(there, repr(lost).encode())
+            os._exit(0)
+        os.close(there)
+        os.waitpid(child, 0)
+        me.say(os.read(here, 1000).decode())
+
+    holder = host.child(hold)
+    assert holder.hear() == "held"
+    assert host.child(daemon).hear() == "[]"
