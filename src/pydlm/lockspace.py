@@ -145,8 +145,9 @@ class Lockspace:
         """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent.
 
         Cached locks are closed first, each after its on_drop. Should the stack fail to leave, that
-        is raised, and the next call tries it again.
+        is raised, and the next call tries it again. Raises Busy in an on_drop.
         """
+        self._cached.check_may_close()
         self._closed = True
         try:
             self._cached.close()

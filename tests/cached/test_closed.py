@@ -99,17 +99,6 @@ def test_waiting_for_another_node_when_leaving(world: World) -> None:
         world.queued(other, "r", 0)
 
 
-def test_leaving_from_on_drop(world: World) -> None:
-    ls = world.connect()
-    lock = ls.cached("r", on_drop=lambda lock, mode: ls.close())
-    with lock.exclusive():
-        pass
-    with world.connect().cached("r").shared(timeout=20):
-        pass
-    with pytest.raises(Closed):
-        lock.shared().__enter__()
-
-
 def test_descriptor(world: World) -> None:
     lock = world.connect().cached("r")
     assert lock.fileno() == lock.fileno()

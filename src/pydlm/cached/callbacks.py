@@ -34,6 +34,10 @@ class Callbacks:
             self.thread = threading.Thread(target=self._work, name="pydlm-on-drop", daemon=True)
             self.thread.start()
 
+    def is_own_thread(self) -> bool:
+        """Whether this is the thread of the callbacks."""
+        return threading.current_thread() is self.thread
+
     def stop(self) -> None:
         """Return when the thread has ended. What has not begun is not run."""
         if self.thread is not None:

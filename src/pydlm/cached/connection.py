@@ -11,7 +11,7 @@ from pydlm.cached.keeper import Keeper
 from pydlm.cached.lock import CachedLock, OnDrop
 from pydlm.cached.values import Codec
 from pydlm.contract import Stack
-from pydlm.errors import Closed, Forked, Unsupported
+from pydlm.errors import Busy, Closed, Forked, Unsupported
 
 __all__ = ["CachedLocks"]
 
@@ -66,15 +66,27 @@ class CachedLocks:
         return found
 
     def close(self) -> None:
-        """Let all cached locks go and leave. Raises nothing where there is nothing to leave."""
+        """Let all cached locks go and leave. Raises nothing where there is nothing to leave.
+
+        What cannot be unlocked keeps nothing else from being: it is raised at the end.
+        """
         if self._pid != os.getpid():
             return
+        self.check_may_close()
         with self._guard:
             self._closed = True
-        for lock in list(self._by_name.values()):
-            lock.close()
-        if self._keeper is not None:
-            self._keeper.stop()
+        keeper = self._keeper
+        if keeper is not None:
+            failed = keeper.let_all_go()
+            keeper.stop()
+            if failed:
+                raise failed[0]
+
+    def check_may_close(self) -> None:
+        """Raise Busy in an on_drop, which `close` would wait for."""
+        keeper = self._keeper
+        if keeper is not None and self._pid == os.getpid() and keeper.is_own_thread():
+            raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")
 
     def _keeper_on(self, stack: Stack) -> Keeper:
         try:

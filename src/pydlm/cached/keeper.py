@@ -11,13 +11,14 @@ import logging
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydlm._core import Mailbox
-from pydlm.cached.actions import Action
+from pydlm.cached.actions import Action, Outcome
 from pydlm.cached.callbacks import Callbacks
 from pydlm.cached.driver import NEEDED, Driver
-from pydlm.cached.kept import Kept
+from pydlm.cached.kept import Kept, ThreadWaiter
 from pydlm.contract import Stack
 from pydlm.errors import Closed, DlmError
 from pydlm.types import Mode
@@ -27,6 +28,28 @@ __all__ = ["NEEDED", "Keeper"]
 _log = logging.getLogger("pydlm")
 
 
+#: How often a lock is dropped again, at the end, that an on_drop of another lock has used.
+_ROUNDS = 10
+
+
+class _Job(ThreadWaiter):
+    """Something that is done in the keeper's thread while another waits for it."""
+
+    __slots__ = ("_work", "found")
+
+    def __init__(self, work: Callable[[], list[Any]]) -> None:
+        super().__init__()
+        self._work = work
+        self.found: list[Any] = []
+
+    def do(self) -> None:
+        """Called by the keeper."""
+        try:
+            self.found = self._work()
+        finally:
+            self.tell(Outcome.DONE)
+
+
 class Keeper(Driver):
     """One client of the lockspace, with the cached locks that are on it."""
 
@@ -34,6 +57,8 @@ class Keeper(Driver):
         super().__init__(stack)
         #: Called by a lock that is closed.
         self.forget = forget
+        #: No use may begin any more but those of an on_drop.
+        self.closing = False
         self.callbacks = Callbacks()
         self._mail = Mailbox()
         self.post = self._mail.post
@@ -46,6 +71,41 @@ class Keeper(Driver):
         """Have a lock's machine take a step. Raises Closed."""
         if not self.post((kept, step, args)):
             raise self._error or Closed("the connection to the lockspace is closed")
+
+    def let_all_go(self) -> list[BaseException]:
+        """Drop all locks, then unlock them; return what went wrong. May be called again.
+
+        Uses under way are not waited for. First come the locks with on_drop, one after the other,
+        because until they are through an on_drop may still use other locks: so what it leaves in
+        them is published, and they are dropped once more if they have an on_drop themselves.
+        """
+        self.closing = True
+        failed: list[BaseException] = []
+        self._see_to(self._turn_away, failed)
+        for _ in range(_ROUNDS):
+            owing = self._see_to(self._owing, failed)
+            if not owing:
+                break
+            for kept in owing:
+                self._see_to(partial(self._step, kept, kept.machine.let_go), failed)
+        self._see_to(self._close_all, failed)
+        return failed
+
+    def _see_to(self, work: Callable[[], list[Any]], failed: list[BaseException]) -> list[Any]:
+        """Have the thread do `work`, wait for whom it returns; return the others it returns."""
+        asked = _Job(work)
+        if not self.post(asked):
+            return []
+        asked.wait()
+        for waiter in asked.found:
+            if isinstance(waiter, ThreadWaiter):
+                try:
+                    waiter.wait()
+                except Closed:
+                    pass
+                except DlmError as error:
+                    failed.append(error)
+        return asked.found
 
     def is_own_thread(self) -> bool:
         """Whether this thread must not wait for answers, as they might wait for it."""
@@ -92,8 +152,37 @@ class Keeper(Driver):
                     busy = True
                     self._route(event)
 
+    def _turn_away(self) -> list[Any]:
+        for kept in list(self._locks.values()):
+            self._do(kept, kept.machine.turn_away(lambda w: getattr(w, "in_on_drop", False)))
+        return []
+
+    def _owing(self) -> list[Any]:
+        """Return the locks with an on_drop that can be run now."""
+        return [
+            kept
+            for kept in self._locks.values()
+            if kept.machine.tell
+            and kept.machine.level > Mode.NL
+            and not kept.machine.closed
+            and not (kept.gate.exclusive_uses or kept.gate.shared_uses)
+        ]
+
+    def _close_all(self) -> list[Any]:
+        found = []
+        for kept in list(self._locks.values()):
+            found += self._step(kept, kept.machine.close)
+        return found
+
+    def _step(self, kept: Kept, step: Callable[[ThreadWaiter], list[Action]]) -> list[Any]:
+        waiter = ThreadWaiter()
+        self._do(kept, step(waiter))
+        return [waiter]
+
     def _read(self, message: Any) -> None:
-        if isinstance(message, tuple):
+        if isinstance(message, _Job):
+            message.do()
+        elif isinstance(message, tuple):
             kept, step, args = message
             self._do(kept, step(*args))
         elif message is not None:  # a gate: its last use of a kind has ended

@@ -99,8 +99,11 @@ class CachedLock(Face):
     def _begin(self, exclusive: bool, blocking: bool, timeout: float) -> None:
         """Take a use that the gate is not open to."""
         self._check_live()
-        in_on_drop = self._runs_on_drop() and self._keeper.is_own_thread()
-        waiter = ThreadWaiter(exclusive, trying=not blocking or in_on_drop)
+        in_on_drop = self._keeper.callbacks.is_own_thread()
+        if self._keeper.closing and not in_on_drop:
+            raise Closed("the connection to the lockspace is closed")
+        own = in_on_drop and self._runs_on_drop()
+        waiter = ThreadWaiter(exclusive, trying=not blocking or own, in_on_drop=in_on_drop)
         machine, ask = self._kept.machine, self._keeper.ask
         deadline = monotonic() + timeout
         try:

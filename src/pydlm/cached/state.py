@@ -35,6 +35,7 @@ somebody waits for a level  convert up
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from pydlm.cached.actions import (
     Action,
@@ -155,6 +156,12 @@ class StateMachine:
         self._told = mode
         return self._settle()
 
+    def turn_away(self, unless: Callable[[Waiter], bool]) -> list[Action]:
+        """Whoever stands in line gets Closed, but for those `unless` returns True for."""
+        for waiter in [w for w in self._line if not unless(w)]:
+            self._leave(waiter, Closed("the connection to the lockspace is closed"))
+        return self._settle()
+
     # Inputs of the lock manager.
 
     def completed(self, status: int, granted: Mode | None) -> list[Action]:
@@ -222,6 +229,11 @@ class StateMachine:
     def gone(self) -> bool:
         """Whether there is no lock any more, and none will be."""
         return self.closed and not self._state & (_ATTACHED | _BUSY)
+
+    @property
+    def owes_on_drop(self) -> bool:
+        """Whether EX may not be let go as if all were well: on_drop has not returned for it."""
+        return self.tell and self.level == Mode.EX and self._told is not Mode.NL
 
     def _reason(self) -> BaseException:
         return self.error or Closed("the cached lock is closed")
