@@ -198,5 +198,5 @@ def test_one_that_cannot_be_unlocked_keeps_none(world: World) -> None:
     keeper.stack = Failing()  # type: ignore[assignment]
     with pytest.raises(DlmError, match="no way"):
         ls.close()
-    assert seen == [NL] and not keeper._thread.is_alive()
+    assert seen == [NL] and not keeper._worker.thread.is_alive()  # type: ignore[union-attr]
     assert text(other) == b"dirty"

@@ -136,6 +136,7 @@ class Driver(ABC):
 
     def _refused(self, kept: Kept, action: Action, error: DlmError) -> None:
         if not isinstance(action, Attach | Up | Cancel):
-            _log.error("the cached lock on %r is lost: %s", kept.name, error)
+            with contextlib.suppress(Exception):  # whatever handlers of logging do
+                _log.error("the cached lock on %r is lost: %s", kept.name, error)
             self._locks.pop(kept.lkid, None)
         self._do(kept, kept.machine.refused(action, error))

@@ -26,10 +26,10 @@ class Face(Gate):
         left: Callable[[Any], object],
         name: bytes,
         on_drop: Callable[[Any, Mode], object] | None,
-        exclusion: bool,
+        exclusion: bool | None,
         codec: Codec | None,
     ) -> None:
-        super().__init__(exclusion, left)
+        super().__init__(exclusion is None or exclusion, left)
         self._stack = stack
         self._kept = Kept(self, name, stack, on_drop)
         self._on_drop = on_drop
@@ -106,7 +106,7 @@ class Face(Gate):
 
     # How it works inside.
 
-    def _check_options(self, on_drop: Any, exclusion: bool, codec: Codec | None) -> None:
+    def _check_options(self, on_drop: Any, exclusion: bool | None, codec: Codec | None) -> None:
         """Raise BadArgument unless the lock is as somebody else now asks for it."""
         for what, wanted, found in (
             ("on_drop", on_drop, self._on_drop),

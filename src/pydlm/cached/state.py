@@ -103,6 +103,16 @@ class StateMachine:
         self._request(Attach(), Mode.NL)
         return self._take()
 
+    def be_attached(self, waiter: Waiter) -> list[Action]:
+        """As `attach`, which somebody else may have done, or be about to."""
+        if self.closed or self._state & _ATTACHED:
+            self._wake(waiter, self._reason() if self.closed else Outcome.DONE)
+            return self._take()
+        if not self._state & _BUSY:
+            return self.attach(waiter)
+        self._leavers.append(waiter)
+        return self._take()
+
     def want(self, waiter: Waiter) -> list[Action]:
         """A use wants to begin; it stands in line, first come, first served."""
         if self.closed:
@@ -219,6 +229,11 @@ class StateMachine:
         return self._settle()
 
     # What follows from them.
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a lock."""
+        return bool(self._state & _ATTACHED)
 
     @property
     def closed(self) -> bool:
