@@ -111,8 +111,9 @@ class Lockspace:
 
         It is the same object each time until it is closed. `on_drop(lock, new_level)` runs, in a
         thread of the connection, before the lock is let go. With `exclusion` (None: with it, or as
-        the lock is open), exclusive uses exclude others in this process too. `codec` is for `CachedLock.value`: a `struct` format,
-        or two functions, from value to bytes and from the whole block to the value.
+        the lock is open), exclusive uses exclude others in this process too. `codec` is for
+        `CachedLock.value`: a `struct` format, or two functions, from value to bytes and from the
+        whole block to the value.
 
         The cached locks of a connection are a client of their own: for them, its other locks are
         somebody else's. Raises BadArgument, also where it is open with other options; Unsupported,

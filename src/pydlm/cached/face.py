@@ -11,7 +11,7 @@ from pydlm.blocking.arguments import block_value
 from pydlm.cached.kept import Kept
 from pydlm.cached.values import Codec, pair_of
 from pydlm.contract import Stack
-from pydlm.errors import BadArgument, Forked, LVBInvalid, NotHeld, Unsupported
+from pydlm.errors import BadArgument, Closed, Forked, LVBInvalid, NotHeld, Unsupported
 from pydlm.types import Mode
 
 __all__ = ["Face"]
@@ -59,7 +59,11 @@ class Face(Gate):
 
     @property
     def blocked(self) -> Mode | None:
-        """The strictest mode that others want and have not been given yet, or None."""
+        """The strictest mode that others want and have not been given yet, or None.
+
+        It may be stale: nobody tells when those who wanted it have given up. Then it stays until
+        the lock has been let go for them.
+        """
         return self._kept.machine.blocking or None
 
     # The lock value block.
@@ -132,6 +136,8 @@ class Face(Gate):
         self._check_live()
         if "lvb" not in self._stack.capabilities:
             raise Unsupported(f"the stack {self._stack.name!r} keeps no lock value blocks")
+        if self._kept.machine.gone:
+            raise Closed("the cached lock is closed")
         used = self.exclusive_uses or (mode < Mode.EX and self.shared_uses)
         if self.level < mode or not (used or self._runs_on_drop()):
             raise NotHeld(f"the lock value block can be {what} or in on_drop only; see level")

@@ -9,12 +9,12 @@ state      is set by                                is cleared by
 ========== ======================================== =======================================
 ATTACHED   completion of the first request (NL)     completion of the unlock; loss
 BUSY       any request                              its completion, or its failure
-BLOCKED    a notice (BAST) that the level is in the a down-conversion to a level that is in
-           way of; EDEADLK; `let_go`                nobody's way
+BLOCKED    a notice (BAST) that the level is in the the level is in nobody's way, as after a
+           way of; EDEADLK; `let_go`                down-conversion
 IN_CANCEL  a cancel of the up-conversion that is    the completion of that: cancelled, or
            under way                                granted because that was faster
 QUEUED     on_drop has been given out               `dropped`: on_drop has returned
-IN_TEARDOWN `close`                                 never
+IN_TEARDOWN `close`; loss                           never
 ========== ======================================== =======================================
 
 What is done next depends on them in this order:

@@ -14,11 +14,12 @@ __all__ = ["Codec", "pair_of"]
 Codec = str | tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 
-def pair_of(codec: Codec, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+def pair_of(codec: Any, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     """Return the two functions. Of a format with one field the value is that, else a tuple."""
     if not isinstance(codec, str):
         if isinstance(codec, tuple) and len(codec) == 2 and all(callable(f) for f in codec):
-            return codec
+            to_bytes, from_bytes = codec
+            return to_bytes, from_bytes
         raise TypeError(f"codec is a struct format or a pair of functions, not {codec!r}")
     try:
         fields = struct.Struct(codec)
