@@ -20,7 +20,7 @@ cdef class AsyncGate(Gate):
         self.task_reading = AsyncUse(self, False)
         self.task_writing = AsyncUse(self, True)
 
-    def shared(self, bint blocking=True, double timeout=-1):
+    def shared(self, blocking=True, timeout=-1):
         """Return an asynchronous context manager that uses the lock beside other readers.
 
         It may be kept and entered again and again, by several tasks at once. Entering it waits,
@@ -28,13 +28,13 @@ cdef class AsyncGate(Gate):
         under way; raises WouldBlock or LockTimeout where it could not be had in time, Closed,
         Forked. Not `blocking`, it asks nobody to let go who merely keeps the lock.
         """
-        if blocking and timeout == -1:
+        if blocking is True and type(timeout) is int and timeout == -1:
             return self.task_reading
         return async_use_with_limit(self, False, blocking, timeout)
 
-    def exclusive(self, bint blocking=True, double timeout=-1):
+    def exclusive(self, blocking=True, timeout=-1):
         """Return an asynchronous context manager that uses the lock alone; else as `shared`."""
-        if blocking and timeout == -1:
+        if blocking is True and type(timeout) is int and timeout == -1:
             return self.task_writing
         return async_use_with_limit(self, True, blocking, timeout)
 
@@ -43,9 +43,9 @@ cdef class AsyncGate(Gate):
         raise NotImplementedError
 
 
-cdef AsyncUse async_use_with_limit(AsyncGate gate, bint exclusive, bint blocking, double timeout):
+cdef AsyncUse async_use_with_limit(AsyncGate gate, bint exclusive, blocking, timeout):
     cdef AsyncUse use = AsyncUse(gate, exclusive)
-    deadline_of(blocking, timeout)      # for what it refuses
+    check_limit(blocking, timeout)
     use.blocking = blocking
     use.timeout = timeout
     return use

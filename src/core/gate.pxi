@@ -86,7 +86,7 @@ cdef class Gate:
         self.reading = Use(self, False)
         self.writing = Use(self, True)
 
-    def shared(self, bint blocking=True, double timeout=-1):
+    def shared(self, blocking=True, timeout=-1):
         """Return a context manager that uses the lock beside other readers.
 
         It may be kept and entered again and again, by several threads at once. Entering it waits,
@@ -94,13 +94,13 @@ cdef class Gate:
         under way; raises WouldBlock or LockTimeout where it could not be had in time, Closed,
         Forked. Not `blocking`, it asks nobody to let go who merely keeps the lock.
         """
-        if blocking and timeout == -1:
+        if blocking is True and type(timeout) is int and timeout == -1:
             return self.reading
         return use_with_limit(self, False, blocking, timeout)
 
-    def exclusive(self, bint blocking=True, double timeout=-1):
+    def exclusive(self, blocking=True, timeout=-1):
         """Return a context manager that uses the lock alone; else as `shared`."""
-        if blocking and timeout == -1:
+        if blocking is True and type(timeout) is int and timeout == -1:
             return self.writing
         return use_with_limit(self, True, blocking, timeout)
 
@@ -134,9 +134,17 @@ cdef class Gate:
         raise NotImplementedError
 
 
-cdef Use use_with_limit(Gate gate, bint exclusive, bint blocking, double timeout):
+cdef int check_limit(blocking, timeout) except -1:
+    """Raise what is wrong with the arguments of a use."""
+    if isinstance(blocking, Mode) or isinstance(timeout, Mode):
+        raise TypeError("shared() and exclusive() take blocking and timeout, no mode")
+    deadline_of(blocking, timeout)
+    return 0
+
+
+cdef Use use_with_limit(Gate gate, bint exclusive, blocking, timeout):
     cdef Use use = Use(gate, exclusive)
-    deadline_of(blocking, timeout)      # for what it refuses
+    check_limit(blocking, timeout)
     use.blocking = blocking
     use.timeout = timeout
     return use

@@ -104,15 +104,16 @@ class Lockspace:
         name: str | bytes,
         *,
         on_drop: OnDrop | None = None,
-        exclusion: bool = True,
+        exclusion: bool | None = None,
         codec: Codec | None = None,
     ) -> CachedLock:
         """Return the cached lock on the resource `name`: kept until somebody else asks for it.
 
         It is the same object each time until it is closed. `on_drop(lock, new_level)` runs, in a
-        thread of the connection, before the lock is let go. With `exclusion`, exclusive uses
-        exclude others in this process too. `codec` is for `CachedLock.value`: a `struct` format,
-        or two functions, from value to bytes and from the whole block to the value.
+        thread of the connection, before the lock is let go. With `exclusion` (None: with it, or as
+        the lock is open), exclusive uses exclude others in this process too. `codec` is for
+        `CachedLock.value`: a `struct` format, or two functions, from value to bytes and from the
+        whole block to the value.
 
         The cached locks of a connection are a client of their own: for them, its other locks are
         somebody else's. Raises BadArgument, also where it is open with other options; Unsupported,
@@ -145,8 +146,9 @@ class Lockspace:
         """Leave the lockspace. All locks are released; waiting calls raise Closed. Idempotent.
 
         Cached locks are closed first, each after its on_drop. Should the stack fail to leave, that
-        is raised, and the next call tries it again.
+        is raised, and the next call tries it again. Raises Busy in an on_drop.
         """
+        self._cached.check_may_close()
         self._closed = True
         try:
             self._cached.close()

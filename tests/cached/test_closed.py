@@ -99,17 +99,6 @@ def test_waiting_for_another_node_when_leaving(world: World) -> None:
         world.queued(other, "r", 0)
 
 
-def test_leaving_from_on_drop(world: World) -> None:
-    ls = world.connect()
-    lock = ls.cached("r", on_drop=lambda lock, mode: ls.close())
-    with lock.exclusive():
-        pass
-    with world.connect().cached("r").shared(timeout=20):
-        pass
-    with pytest.raises(Closed):
-        lock.shared().__enter__()
-
-
 def test_descriptor(world: World) -> None:
     lock = world.connect().cached("r")
     assert lock.fileno() == lock.fileno()
@@ -173,3 +162,23 @@ def test_the_stack_fails(
         assert isinstance(waits.error(), DlmError)
     with pytest.raises(DlmError):
         lock.shared().__enter__()
+
+
+def test_the_block_of_a_closed_lock(world: World) -> None:
+    lock = world.connect().cached("r")
+    with lock.exclusive():
+        lock.close()
+        lock.lvb = b"still mine"
+    world.until(lambda: lock._kept.machine.gone)
+    with pytest.raises(Closed):
+        _ = lock.lvb
+    with pytest.raises(Closed):
+        lock.lvb = b"late"
+
+
+def test_a_mode_is_refused(world: World) -> None:
+    lock = world.connect().cached("r")
+    for use in (lock.shared, lock.exclusive):
+        for arguments in ((PR,), (True, PR)):
+            with pytest.raises(TypeError, match="no mode"):
+                use(*arguments)

@@ -36,7 +36,7 @@ class AsyncCachedLock(Face, AsyncGate):
         keeper: AsyncKeeper,
         name: bytes,
         on_drop: AsyncOnDrop | None,
-        exclusion: bool,
+        exclusion: bool | None,
         codec: Codec | None,
     ) -> None:
         super().__init__(keeper.stack, keeper.left, name, on_drop, exclusion, codec)

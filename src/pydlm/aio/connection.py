@@ -213,7 +213,7 @@ class Connection:
         return lock
 
     def cached(
-        self, name: bytes, on_drop: AsyncOnDrop | None, exclusion: bool, codec: Codec | None
+        self, name: bytes, on_drop: AsyncOnDrop | None, exclusion: bool | None, codec: Codec | None
     ) -> AsyncCachedLock:
         """Return the cached lock on `name`, the same object as long as it is open."""
         self.check_live()

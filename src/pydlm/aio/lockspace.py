@@ -76,7 +76,7 @@ class AsyncLockspace:
         name: str | bytes,
         *,
         on_drop: AsyncOnDrop | None = None,
-        exclusion: bool = True,
+        exclusion: bool | None = None,
         codec: Codec | None = None,
     ) -> AsyncCachedLock:
         """Return the cached lock on the resource `name`: kept until somebody else asks for it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 
 from pydlm.blocking.arguments import resource_name
@@ -11,7 +10,7 @@ from pydlm.cached.keeper import Keeper
 from pydlm.cached.lock import CachedLock, OnDrop
 from pydlm.cached.values import Codec
 from pydlm.contract import Stack
-from pydlm.errors import Closed, Forked, Unsupported
+from pydlm.errors import Busy, Closed, DlmError, Forked, Unsupported
 
 __all__ = ["CachedLocks"]
 
@@ -25,19 +24,29 @@ class CachedLocks:
 
     def __init__(self, connect: Callable[[], Stack] | None) -> None:
         self._connect = connect
-        self._keeper: Keeper | None = None
+        # No lock guards what is here: a signal handler, or a finalizer, may come back to it at
+        # any moment. Each of these changes in one step.
+        self._keepers: dict[str, Keeper | None] = {}  # at most one; None: closed before the first
         self._by_name: dict[bytes, CachedLock] = {}
-        self._guard = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
 
     @property
+    def _keeper(self) -> Keeper | None:
+        return self._keepers.get("keeper")
+
+    @property
     def stack(self) -> Stack | None:
         """The client that they are on; None before the first of them."""
-        return None if self._keeper is None else self._keeper.stack
+        keeper = self._keeper
+        return None if keeper is None or not keeper.connected else keeper.stack
 
     def open(
-        self, name: str | bytes, on_drop: OnDrop | None, exclusion: bool, codec: Codec | None
+        self,
+        name: str | bytes,
+        on_drop: OnDrop | None,
+        exclusion: bool | None,
+        codec: Codec | None,
     ) -> CachedLock:
         """Return the cached lock on `name`, the same object as long as it is open."""
         raw = resource_name(name)
@@ -45,44 +54,66 @@ class CachedLocks:
             raise TypeError(f"on_drop is a callable or None, not {type(on_drop).__name__}")
         if self._pid != os.getpid():
             raise Forked("the connection belongs to the parent process; connect again in the child")
-        with self._guard:
-            if self._closed:
-                raise Closed("the connection to the lockspace is closed")
-            if self._keeper is None:
-                if self._connect is None:
-                    raise Unsupported("this Lockspace cannot connect again; make it by connect()")
-                self._keeper = self._keeper_on(self._connect())
-            found = self._by_name.get(raw)
-            if found is None:
-                lock = CachedLock(self._keeper, raw, on_drop, exclusion, codec)
-                try:
-                    lock._start()
-                except BaseException:
-                    lock.close()
-                    raise
-                self._by_name[raw] = lock
-                return lock
+        keeper = self._running_keeper()
+        if on_drop is not None:
+            keeper.callbacks.start()
+        found = self._by_name.get(raw)
+        if found is not None and found._kept.machine.gone:
+            self._forget(found)  # lost
+            found = None
+        if found is None:
+            made = CachedLock(keeper, raw, on_drop, exclusion, codec)
+            found = self._by_name.setdefault(raw, made)
         found._check_options(on_drop, exclusion, codec)
+        try:
+            found._start()
+        except DlmError:
+            if not found._kept.machine.attached:
+                self._forget(found)
+            raise
         return found
 
+    def _running_keeper(self) -> Keeper:
+        if self._closed:
+            raise Closed("the connection to the lockspace is closed")
+        if self._connect is None:
+            raise Unsupported("this Lockspace cannot connect again; make it by connect()")
+        keeper = self._keeper
+        if keeper is None:
+            made = Keeper(self._connect, self._forget, self._unmade)
+            keeper = self._keepers.setdefault("keeper", made)
+            if keeper is None:
+                raise Closed("the connection to the lockspace is closed")
+        keeper.begin()
+        return keeper
+
+    def _unmade(self, keeper: Keeper) -> None:
+        """It could not connect: the next one may."""
+        if self._keeper is keeper:
+            self._keepers.pop("keeper", None)
+
     def close(self) -> None:
-        """Let all cached locks go and leave. Raises nothing where there is nothing to leave."""
+        """Let all cached locks go and leave. Raises nothing where there is nothing to leave.
+
+        What cannot be unlocked keeps nothing else from being: it is raised at the end.
+        """
         if self._pid != os.getpid():
             return
-        with self._guard:
-            self._closed = True
-        for lock in list(self._by_name.values()):
-            lock.close()
-        if self._keeper is not None:
-            self._keeper.stop()
+        self.check_may_close()
+        self._closed = True
+        keeper = self._keepers.setdefault("keeper", None)
+        if keeper is not None:
+            failed = keeper.let_all_go()
+            keeper.stop()
+            if failed:
+                raise failed[0]
 
-    def _keeper_on(self, stack: Stack) -> Keeper:
-        try:
-            return Keeper(stack, self._forget)
-        except BaseException:
-            stack.disconnect()
-            raise
+    def check_may_close(self) -> None:
+        """Raise Busy in an on_drop, which `close` would wait for."""
+        keeper = self._keeper
+        if keeper is not None and self._pid == os.getpid() and keeper.is_own_thread():
+            raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")
 
     def _forget(self, lock: CachedLock) -> None:
         if self._by_name.get(lock.name) is lock:
-            del self._by_name[lock.name]
+            self._by_name.pop(lock.name, None)

@@ -53,10 +53,12 @@ class Driver(ABC):
     def _cut_off(self, kept: Kept) -> None:
         """Leave a lock that is still there, and perhaps in use.
 
-        What somebody was about to change is invalid, as after a death; anything else is kept.
+        What somebody was about to change, or on_drop to flush, is invalid, as after a death: such
+        a lock is left to the stack's disconnect. Anything else is kept.
         """
         machine = kept.machine
-        if not kept.gate.exclusive_uses and not machine.state & State.BUSY:
+        changing = kept.gate.exclusive_uses or machine.owes_on_drop
+        if not changing and not machine.state & State.BUSY:
             with contextlib.suppress(DlmError):
                 self._ask_stack(kept, Unlock())
         gone = self._error or Closed("the connection to the lockspace is closed")
@@ -134,6 +136,7 @@ class Driver(ABC):
 
     def _refused(self, kept: Kept, action: Action, error: DlmError) -> None:
         if not isinstance(action, Attach | Up | Cancel):
-            _log.error("the cached lock on %r is lost: %s", kept.name, error)
+            with contextlib.suppress(Exception):  # whatever handlers of logging do
+                _log.error("the cached lock on %r is lost: %s", kept.name, error)
             self._locks.pop(kept.lkid, None)
         self._do(kept, kept.machine.refused(action, error))

@@ -11,7 +11,7 @@ from pydlm.blocking.arguments import block_value
 from pydlm.cached.kept import Kept
 from pydlm.cached.values import Codec, pair_of
 from pydlm.contract import Stack
-from pydlm.errors import BadArgument, Forked, LVBInvalid, NotHeld, Unsupported
+from pydlm.errors import BadArgument, Closed, Forked, LVBInvalid, NotHeld, Unsupported
 from pydlm.types import Mode
 
 __all__ = ["Face"]
@@ -26,10 +26,10 @@ class Face(Gate):
         left: Callable[[Any], object],
         name: bytes,
         on_drop: Callable[[Any, Mode], object] | None,
-        exclusion: bool,
+        exclusion: bool | None,
         codec: Codec | None,
     ) -> None:
-        super().__init__(exclusion, left)
+        super().__init__(exclusion is None or exclusion, left)
         self._stack = stack
         self._kept = Kept(self, name, stack, on_drop)
         self._on_drop = on_drop
@@ -59,7 +59,11 @@ class Face(Gate):
 
     @property
     def blocked(self) -> Mode | None:
-        """The strictest mode that others want and have not been given yet, or None."""
+        """The strictest mode that others want and have not been given yet, or None.
+
+        It may be stale: nobody tells when those who wanted it have given up. Then it stays until
+        the lock has been let go for them.
+        """
         return self._kept.machine.blocking or None
 
     # The lock value block.
@@ -106,7 +110,7 @@ class Face(Gate):
 
     # How it works inside.
 
-    def _check_options(self, on_drop: Any, exclusion: bool, codec: Codec | None) -> None:
+    def _check_options(self, on_drop: Any, exclusion: bool | None, codec: Codec | None) -> None:
         """Raise BadArgument unless the lock is as somebody else now asks for it."""
         for what, wanted, found in (
             ("on_drop", on_drop, self._on_drop),
@@ -132,6 +136,8 @@ class Face(Gate):
         self._check_live()
         if "lvb" not in self._stack.capabilities:
             raise Unsupported(f"the stack {self._stack.name!r} keeps no lock value blocks")
+        if self._kept.machine.gone:
+            raise Closed("the cached lock is closed")
         used = self.exclusive_uses or (mode < Mode.EX and self.shared_uses)
         if self.level < mode or not (used or self._runs_on_drop()):
             raise NotHeld(f"the lock value block can be {what} or in on_drop only; see level")

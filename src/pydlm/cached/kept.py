@@ -23,10 +23,13 @@ __all__ = ["Kept", "ThreadWaiter"]
 class ThreadWaiter(Waiter):
     """A thread that waits for an answer of the keeper's."""
 
-    __slots__ = ("_bell", "_outcome")
+    __slots__ = ("_bell", "_outcome", "in_on_drop")
 
-    def __init__(self, exclusive: bool = False, trying: bool = False) -> None:
+    def __init__(
+        self, exclusive: bool = False, trying: bool = False, *, in_on_drop: bool = False
+    ) -> None:
         super().__init__(exclusive, trying)
+        self.in_on_drop = in_on_drop  #: of this lock or of another one
         self._outcome: Outcome | BaseException | None = None
         self._bell = threading.Lock()
         self._bell.acquire()

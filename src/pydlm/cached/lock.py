@@ -38,7 +38,7 @@ class CachedLock(Face):
         keeper: Keeper,
         name: bytes,
         on_drop: OnDrop | None,
-        exclusion: bool,
+        exclusion: bool | None,
         codec: Codec | None,
     ) -> None:
         self._keeper = keeper
@@ -87,25 +87,36 @@ class CachedLock(Face):
     # How it works inside.
 
     def _start(self) -> None:
-        """Make the lock on the stack. Raises LockspaceFull, Closed."""
-        self._await(self._kept.machine.attach)
+        """Return when the lock is on the stack, whoever makes it. Raises LockspaceFull, Closed."""
+        if self._kept.machine.attached:
+            return
+        if self._keeper.is_keeping():
+            raise Busy("a finalizer that runs in the keeper's thread cannot wait for it")
+        self._await(self._kept.machine.be_attached, wait=True)
 
-    def _await(self, step: Callable[[ThreadWaiter], Any]) -> None:
+    def _await(self, step: Callable[[ThreadWaiter], Any], *, wait: bool = False) -> None:
         waiter = ThreadWaiter()
         self._keeper.ask(self._kept, step, waiter)
-        if not self._keeper.is_own_thread():
+        if wait or not self._keeper.is_own_thread():
             waiter.wait()
 
     def _begin(self, exclusive: bool, blocking: bool, timeout: float) -> None:
         """Take a use that the gate is not open to."""
         self._check_live()
-        in_on_drop = self._runs_on_drop() and self._keeper.is_own_thread()
-        waiter = ThreadWaiter(exclusive, trying=not blocking or in_on_drop)
+        in_on_drop = self._keeper.callbacks.is_own_thread()
+        if self._keeper.closing and not in_on_drop:
+            raise Closed("the connection to the lockspace is closed")
+        if self._keeper.is_keeping():
+            raise Busy("a finalizer that runs in the keeper's thread cannot wait for it")
+        own = in_on_drop and self._runs_on_drop()
+        # No time at all: what can be had at once, as of a raw lock.
+        trying = own or not blocking or timeout == 0
+        waiter = ThreadWaiter(exclusive, trying, in_on_drop=in_on_drop)
         machine, ask = self._kept.machine, self._keeper.ask
         deadline = monotonic() + timeout
         try:
             ask(self._kept, machine.want, waiter)
-            outcome = waiter.wait(None if timeout == -1 else deadline - monotonic())
+            outcome = waiter.wait(None if timeout in (-1, 0) else deadline - monotonic())
             if outcome is None:
                 ask(self._kept, machine.expire, waiter)
                 outcome = waiter.wait()
@@ -118,10 +129,10 @@ class CachedLock(Face):
         what = (
             f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
         )
-        if outcome is Outcome.EXPIRED:
-            raise LockTimeout(f"{what} within {timeout} seconds")
-        if blocking:
+        if blocking and own:
             raise Busy(f"{what} in its own on_drop: it would wait for itself")
+        if outcome is Outcome.EXPIRED or blocking:
+            raise LockTimeout(f"{what} within {timeout} seconds")
         raise WouldBlock(f"{what} at once")
 
     def _runs_on_drop(self) -> bool:

@@ -9,12 +9,12 @@ state      is set by                                is cleared by
 ========== ======================================== =======================================
 ATTACHED   completion of the first request (NL)     completion of the unlock; loss
 BUSY       any request                              its completion, or its failure
-BLOCKED    a notice (BAST) that the level is in the a down-conversion to a level that is in
-           way of; EDEADLK; `let_go`                nobody's way
+BLOCKED    a notice (BAST) that the level is in the the level is in nobody's way, as after a
+           way of; EDEADLK; `let_go`                down-conversion
 IN_CANCEL  a cancel of the up-conversion that is    the completion of that: cancelled, or
            under way                                granted because that was faster
 QUEUED     on_drop has been given out               `dropped`: on_drop has returned
-IN_TEARDOWN `close`                                 never
+IN_TEARDOWN `close`; loss                           never
 ========== ======================================== =======================================
 
 What is done next depends on them in this order:
@@ -35,6 +35,7 @@ somebody waits for a level  convert up
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from pydlm.cached.actions import (
     Action,
@@ -102,6 +103,16 @@ class StateMachine:
         self._request(Attach(), Mode.NL)
         return self._take()
 
+    def be_attached(self, waiter: Waiter) -> list[Action]:
+        """As `attach`, which somebody else may have done, or be about to."""
+        if self.closed or self._state & _ATTACHED:
+            self._wake(waiter, self._reason() if self.closed else Outcome.DONE)
+            return self._take()
+        if not self._state & _BUSY:
+            return self.attach(waiter)
+        self._leavers.append(waiter)
+        return self._take()
+
     def want(self, waiter: Waiter) -> list[Action]:
         """A use wants to begin; it stands in line, first come, first served."""
         if self.closed:
@@ -153,6 +164,12 @@ class StateMachine:
         """on_drop(mode) has returned."""
         self._state &= ~_QUEUED
         self._told = mode
+        return self._settle()
+
+    def turn_away(self, unless: Callable[[Waiter], bool]) -> list[Action]:
+        """Whoever stands in line gets Closed, but for those `unless` returns True for."""
+        for waiter in [w for w in self._line if not unless(w)]:
+            self._leave(waiter, Closed("the connection to the lockspace is closed"))
         return self._settle()
 
     # Inputs of the lock manager.
@@ -214,6 +231,11 @@ class StateMachine:
     # What follows from them.
 
     @property
+    def attached(self) -> bool:
+        """Whether there is a lock."""
+        return bool(self._state & _ATTACHED)
+
+    @property
     def closed(self) -> bool:
         """Whether no use can begin any more."""
         return bool(self._state & _IN_TEARDOWN) or self.error is not None
@@ -222,6 +244,11 @@ class StateMachine:
     def gone(self) -> bool:
         """Whether there is no lock any more, and none will be."""
         return self.closed and not self._state & (_ATTACHED | _BUSY)
+
+    @property
+    def owes_on_drop(self) -> bool:
+        """Whether EX may not be let go as if all were well: on_drop has not returned for it."""
+        return self.tell and self.level == Mode.EX and self._told is not Mode.NL
 
     def _reason(self) -> BaseException:
         return self.error or Closed("the cached lock is closed")

@@ -14,14 +14,19 @@ __all__ = ["Codec", "pair_of"]
 Codec = str | tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 
-def pair_of(codec: Codec, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+def pair_of(codec: Any, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     """Return the two functions. Of a format with one field the value is that, else a tuple."""
     if not isinstance(codec, str):
-        return codec
+        if isinstance(codec, tuple) and len(codec) == 2 and all(callable(f) for f in codec):
+            to_bytes, from_bytes = codec
+            return to_bytes, from_bytes
+        raise TypeError(f"codec is a struct format or a pair of functions, not {codec!r}")
     try:
         fields = struct.Struct(codec)
     except struct.error as error:
         raise BadArgument(f"{codec!r} is no struct format: {error}") from None
+    if not fields.size:
+        raise BadArgument(f"{codec!r} has no fields")
     if fields.size > lvb_len:
         raise BadArgument(
             f"{codec!r} makes {fields.size} bytes; a lock value block here has {lvb_len}"
