@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from pydlm.blocking import BlockingLocks
 from pydlm.cached import CachedLock, CachedLocks, Codec, OnDrop
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Lockspace", "connect"]
 
 
-@runtime_checkable
 class _Searching(Protocol):
     """A stack whose waiters look for deadlocks."""
 
@@ -69,7 +68,7 @@ class Lockspace:
 
     @property
     def deadlock_wait(self) -> float | None:
-        """Seconds after which a thread that waits without a limit looks for a deadlock.
+        """Seconds after which a thread that waits looks for a deadlock.
 
         0: at once. None: never. The search takes a lock to be held by the thread that acquired
         it. Set None where one thread takes locks on behalf of another: in a thread pool, for the
@@ -83,8 +82,8 @@ class Lockspace:
         self._searching().deadlock_wait = seconds
 
     def _searching(self) -> _Searching:
-        if isinstance(self._stack, _Searching):
-            return self._stack
+        if hasattr(self._stack, "deadlock_wait"):
+            return cast("_Searching", self._stack)
         raise Unsupported(
             f"the stack {self._stack.name!r} has no deadlock_wait: its waiters do not look for "
             "deadlocks"
