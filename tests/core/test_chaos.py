@@ -145,7 +145,7 @@ def _chaos() -> None:
         time.sleep(0.01)
     assert not wrong, wrong
     keep.stack.arena.check()
-    lk = None
+    lk = call = None  # a connection that two replaced at once lasts as long as a lock of it
     handles.clear()
     for space in spaces:
         space.close()
