@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,23 @@ def hand_overs(ls: Any, other: Any, n: int) -> None:
 
 
 def deadlocks(ls: Any, other: Any, n: int) -> None:
-    ls.stack.deadlock_wait = 0
-    lk = ls.lock("x")
-    with lk:
+    ls.deadlock_wait, other.deadlock_wait = 0, None
+    mine, wanted = ls.lock("x"), ls.lock("y")
+    held, asked = other.lock("y"), other.lock("x")
+
+    def wait() -> None:
+        with held, asked:
+            pass
+
+    with mine:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while asked.requested is None:
+            time.sleep(0.001)
         for _ in range(n // 20):
             with pytest.raises(pydlm.DeadlockError):
-                lk.acquire()
+                wanted.acquire()
+    thread.join()
 
 
 LOADS: dict[Callable[[Any, Any, int], None], int] = {
