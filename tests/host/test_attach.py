@@ -313,7 +313,7 @@ def survivors(host: Host, path: Path, contents: list[tuple[object, bytes]]) -> d
         signal.alarm(0)
         for what, content in contents:
             me.say(what)
-            signal.alarm(10)
+            signal.alarm(25)
             me.say(attempt(host, path, content, me))
 
     child = host.child(body)
