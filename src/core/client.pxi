@@ -38,6 +38,7 @@ cdef class Client:
     cdef object backlog          # events read from the arena, not dispatched yet
     cdef dict notices            # of native locks in the backlog: mode by lkid
     cdef object wait             # deadlock_wait
+    cdef bint cut_off            # the interpreter ends while something is held
     cdef object __weakref__
 
     def __cinit__(self, Arena arena not None, *, deadlock_wait=1.0):
@@ -84,7 +85,7 @@ cdef class Client:
 
     def __dealloc__(self):
         if self.live == dlm_epoch:
-            self.leave(False)
+            self.leave(self.cut_off)
         if self.handles != NULL:
             munmap(self.handles, self.a.limits[KIND_LKB] * sizeof(PyObject*))
 

@@ -92,7 +92,10 @@ cdef class Lock:
         # Before anything else: no event may hand out a handle that is going.
         self.client.handles[self.index()] = NULL
         if self.client.live == dlm_epoch:
-            if self.k.grmode > NL:
+            if self.k.grmode > NL and is_finalizing():
+                # The process ends with the lock in hand: as if it were killed, whatever goes first.
+                self.client.cut_off = True
+            elif self.k.grmode > NL:
                 warning = f"{self!r} was held when its last reference went; it has been released"
                 shut(self)
                 _warnings.warn(warning, ResourceWarning)

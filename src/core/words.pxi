@@ -3,6 +3,7 @@
 import operator as _operator
 import os as _os
 import secrets as _secrets
+import sys as _sys
 import time as _time
 import warnings as _warnings
 
@@ -27,6 +28,7 @@ from pydlm.errors import (
 )
 from pydlm.types import Blocked, Completion, LockFlag, LockStatus, Mode, NodeDown, Queue, StatusFlag
 
+cdef object is_finalizing = _sys.is_finalizing
 cdef tuple MODES = tuple(Mode(m) for m in range(6))
 cdef tuple SB_FLAGS = tuple(StatusFlag(f) for f in range(8))
 cdef tuple QUEUES = tuple(Queue(q) for q in range(4))

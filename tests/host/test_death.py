@@ -422,3 +422,29 @@ def test_latency_from_sigkill_to_grant_among_200(host: Host, record_property: An
     record_property("worst_ms", max(took))
     sys.stdout.write(f"\nSIGKILL to grant: median {median:.1f} ms, worst {max(took):.1f} ms\n")
     assert median < 5000
+
+
+ENDS_WITH_EX = """
+import sys, pydlm
+ls = pydlm.connect(sys.argv[1], stack=sys.argv[2])
+lk = ls.lock("x")
+lk.acquire()
+lk.lvb = b"half"
+sys.exit("an error that nobody catches")
+"""
+
+
+def test_an_interpreter_that_ends_with_a_lock_in_hand(host: Host) -> None:
+    """It has died, whatever of it is cleared up first: what it was changing is not whole."""
+    ls = host.connect()
+    lk = ls.lock("x")
+    with lk:
+        lk.lvb = b"whole"
+    ls.dispatch()
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS_WITH_EX, host.name, host.stack], capture_output=True
+    )
+    assert ended.returncode == 1
+    assert lk.acquire(timeout=PATIENCE)
+    assert not lk.lvb_valid
+    host.until(lambda: any(isinstance(e, NodeDown) for e in ls.dispatch()), "NodeDown")
