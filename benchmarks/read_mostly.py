@@ -70,22 +70,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--writes", type=float, default=0.01)
     options = parser.parse_args()
-    print("| work in a use | without a lock, 2 to 1 processes | cached lock, 2 to 1 |")
-    print("|---|---|---|")
+    print("| work in a use | 2 to 1 processes, without a lock | with | with to without |")
+    print("|---|---|---|---|")
     for loops in (500, 2_000, 10_000, 50_000):
         begin = perf_counter()
         work(loops * 10)
         each = (perf_counter() - begin) / 10
-        found = []
-        for locked in (False, True):
-            ratios = []
-            for _ in range(options.rounds):
-                with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-                    how = (f"host:{directory}", options.seconds, loops, locked, options.writes)
-                    one, two = processes(1, *how), processes(2, *how)
-                ratios.append(two / one)
-            found.append(statistics.median(ratios))
-        print(f"| {each * 1e6:.0f} us | {found[0]:.2f} | {found[1]:.2f} |", flush=True)
+        rounds = [scaling(options, loops) for _ in range(options.rounds)]
+        free, locked = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(with_ / without for without, with_ in rounds)
+        print(f"| {each * 1e6:.0f} us | {free:.2f} | {locked:.2f} | {ratio:.2f} |", flush=True)
+
+
+def scaling(options: argparse.Namespace, loops: int) -> tuple[float, float]:
+    """Return how much more two processes do than one: without the lock, and with it."""
+    done = {}
+    for n in (1, 2):
+        for locked in (False, True):  # side by side: the machine changes from second to second
+            with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+                how = (f"host:{directory}", options.seconds, loops, locked, options.writes)
+                done[n, locked] = processes(n, *how)
+    return done[2, False] / done[1, False], done[2, True] / done[1, True]
 
 
 if __name__ == "__main__":

@@ -4,66 +4,13 @@
 # the gate; users pass it here, without a line of Python, as long as it is open to them.
 
 
-@cython.final
-cdef class Mailbox:
-    """Messages to one thread, which sleeps on `fileno()`.
-
-    A message is left and announced in one step that no signal handler can come between.
-    """
-
-    cdef list messages
-    cdef int fd
-    cdef uint32_t live           # dlm_epoch of the process it was made in
-
-    def __cinit__(self):
-        self.messages = []
-        self.live = dlm_epoch
-        self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.fd < 0:
-            raise OSError(errno, _os.strerror(errno))
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            close(self.fd)
-
-    def fileno(self):
-        """Return a descriptor that is readable while there are messages; -1 once closed."""
-        return self.fd
-
-    def post(self, message):
-        """Leave a message; return False, and forget it, if nobody will read it any more."""
-        if self.fd < 0 or self.live != dlm_epoch:
-            return False         # a child's message would wake the parent
-        self.messages.append(message)
-        if len(self.messages) == 1:
-            eventfd_raise(self.fd)
-        return True
-
-    def take(self):
-        """Return the messages, oldest first, and leave none."""
-        if not self.messages:
-            return []           # not our own, to which messages may come while it is read
-        taken = self.messages
-        self.messages = []
-        eventfd_clear(self.fd)
-        return taken
-
-    def close(self):
-        """Refuse messages from now on; return those that nobody has taken."""
-        taken = self.messages
-        self.messages = []
-        if self.fd >= 0:
-            close(self.fd)
-            self.fd = -1
-        return taken
-
-
 cdef class Gate:
     """Who uses a cached lock now, and who may begin to without asking.
 
-    With `exclusion`, an exclusive use and others exclude each other. `left` is called with the
-    gate when, on a gate that is `watched`, the last use of a kind has ended. Derive from it:
-    `_begin` takes a use that the gate is not open to.
+    With `exclusion`, an exclusive use and others exclude each other. When, on a gate that is
+    `watched`, the last use of a kind has ended, `left` is called with the gate; or, if it is
+    a `Mailbox`, the gate is posted to it. Derive from it: `_begin` takes a use that the gate is not
+    open to.
     """
 
     cdef readonly Py_ssize_t shared_uses
@@ -74,6 +21,7 @@ cdef class Gate:
     cdef bint watched
     cdef uint32_t live           # dlm_epoch of the process it was made in
     cdef object left
+    cdef Mailbox mail            # `left`, if it is one
     cdef Use reading             # made once, given out by each call without arguments
     cdef Use writing
 
@@ -83,6 +31,7 @@ cdef class Gate:
     def __init__(self, bint exclusion, left):
         self.exclusion = exclusion
         self.left = left
+        self.mail = left if isinstance(left, Mailbox) else None
         self.reading = Use(self, False)
         self.writing = Use(self, True)
 
@@ -167,6 +116,8 @@ cdef class Use:
 
     def __enter__(self):
         cdef Gate gate = self.gate
+        if gate.mail is not None and gate.mail.reader == R_KNOCKS:
+            give_way(gate.mail)
         if not pass_gate(gate, self.exclusive):
             gate._begin(self.exclusive, self.blocking, self.timeout)
         return gate
@@ -203,6 +154,14 @@ cdef inline int leave_gate(Gate gate, bint exclusive) except -1:
         gate.exclusive_uses = uses
     else:
         gate.shared_uses = uses
+    if gate.mail is None:
+        if gate.watched and uses == 0:
+            gate.left(gate)
+        return 0
     if gate.watched and uses == 0:
-        gate.left(gate)
+        gate.mail.post(gate)
+        # Somebody waits for what it will do now.
+        cas32(&gate.mail.reader, R_ASLEEP, R_KNOCKS)
+    if gate.mail.reader == R_KNOCKS:
+        give_way(gate.mail)
     return 0

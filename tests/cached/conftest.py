@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.core.conftest import _uninterrupted, world
+from tests.host.conftest import host
 
-__all__ = ["_uninterrupted", "world"]
+__all__ = ["_uninterrupted", "host", "world"]

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from pydlm import Blocked, Completion, Mode
+from pydlm._core import Mailbox
 from pydlm.cached import CachedLock
 from pydlm.cached.actions import Outcome, Waiter
 from pydlm.cached.keeper import Keeper
@@ -49,8 +50,8 @@ class Node(Keeper):
         self.callbacks = _Callbacks()  # type: ignore[assignment]
         self._locks = {}
         self._error = None
-        self.mail: deque[Any] = deque()
-        self.post = self.mail.append
+        self.mail = Mailbox()
+        self.post = self.mail.post
         self.events: deque[Event] = deque()
         self.asked: list[tuple[Any, ...]] = []
         self.lock = CachedLock(self, name, lambda lock, mode: None, exclusion, None)
@@ -74,8 +75,9 @@ class Node(Keeper):
         self.read()
 
     def read(self) -> None:
-        while self.mail:
-            self._read(self.mail.popleft())
+        while messages := self.mail.take():
+            for message in messages:
+                self._read(message)
 
     def fetch(self) -> int:
         """Read the stack's events, without handing them out."""

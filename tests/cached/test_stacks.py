@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,15 +108,6 @@ def test_a_stack_without_blocks(world: World, verbs: Open) -> None:
 
 
 # Processes.
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    directory = Path(tempfile.mkdtemp(prefix="pydlm-test-", dir="/dev/shm"))
-    made = Host(directory)
-    yield made
-    made.end()
-    shutil.rmtree(directory)
 
 
 def test_two_processes(host: Host) -> None:

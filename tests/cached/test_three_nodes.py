@@ -115,7 +115,7 @@ class ThreeNodes(RuleBasedStateMachine):
         if level != self.levels[i]:
             self.told[i] = Mode.EX
             self.levels[i] = level
-        assert not node.mail
+        assert not node.mail.take()
 
     # What must never be.
 

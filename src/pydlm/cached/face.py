@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, NoReturn
 
-from pydlm._core import Gate
+from pydlm._core import Gate, Mailbox
 from pydlm.blocking.arguments import block_value
 from pydlm.cached.kept import Kept
 from pydlm.cached.values import Codec, pair_of
@@ -23,7 +23,7 @@ class Face(Gate):
     def __init__(
         self,
         stack: Stack,
-        left: Callable[[Any], object],
+        left: Callable[[Any], object] | Mailbox,
         name: bytes,
         on_drop: Callable[[Any, Mode], object] | None,
         exclusion: bool | None,

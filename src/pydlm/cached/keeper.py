@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -71,8 +70,9 @@ class Keeper(Driver):
         self.connected = False
         self._unbegun: BaseException | None = None  # why it never will be
         self.callbacks = Callbacks()
-        self._mail = Mailbox()
-        self.post = self._mail.post
+        #: Messages to the thread: a gate, a lock's machine with a step, or a job.
+        self.mail = Mailbox()
+        self.post = self.mail.post
         self._worker = Worker(self._keep, "pydlm-cached")
 
     # What users' threads call.
@@ -174,7 +174,7 @@ class Keeper(Driver):
             with contextlib.suppress(BaseException):  # whatever handlers of logging do
                 _log.exception("the cached locks on stack %r are lost", self.stack.name)
         finally:
-            for message in self._mail.close():
+            for message in self.mail.close():
                 with contextlib.suppress(Exception):
                     self._read(message)
             for kept in list(self._locks.values()):
@@ -184,23 +184,20 @@ class Keeper(Driver):
     def _refuse(self, error: BaseException) -> None:
         """Nobody serves, or will: tell those who wait for the beginning."""
         self._unbegun = error
-        for message in self._mail.close():
+        for message in self.mail.close():
             if isinstance(message, _Job):
                 message.failed = error
                 message.tell(Outcome.DONE)
 
     def _serve(self) -> None:
-        poll = select.poll()
-        poll.register(self._mail.fileno(), select.POLLIN)
-        poll.register(self.stack.fileno(), select.POLLIN)
         over = False
         while not over:
-            poll.poll()
+            self.mail.wait(self.stack.fileno())
             # Requests are often granted at once: look again before going to sleep.
             busy = True
             while busy and not over:
                 busy = False
-                for message in self._mail.take():
+                for message in self.mail.take():
                     busy = True
                     over = over or message is None
                     self._read(message)  # also after the last: somebody may wait for the answer

@@ -42,7 +42,7 @@ class CachedLock(Face):
         codec: Codec | None,
     ) -> None:
         self._keeper = keeper
-        super().__init__(keeper.stack, keeper.post, name, on_drop, exclusion, codec)
+        super().__init__(keeper.stack, keeper.mail, name, on_drop, exclusion, codec)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable as long as `blocked` is not None.
