@@ -1,4 +1,4 @@
-"""``python -m pydlm.testing replay FILE... --stack NAME``."""
+"""``python -m pydlm.testing replay FILE... --stack NAME``, or ``--dlmfs MOUNT...``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pydlm.errors import StackUnavailable
+from pydlm.testing import dlmfs
 from pydlm.testing.recording import RecordingError, load
 from pydlm.testing.replay import Result, replay, summarize
 from pydlm.testing.worlds import worlds
@@ -29,10 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a stack's name, 'model', or 'model-kernel' (default: local)",
     )
     command.add_argument(
+        "--dlmfs",
+        nargs="+",
+        metavar="MOUNT",
+        help="play recordings of ocfs2_dlmfs on these mounts, one for each node",
+    )
+    command.add_argument(
         "--verbose", action="store_true", help="also list what deviates, and by which rule"
     )
     args = parser.parse_args(argv)
     try:
+        if args.dlmfs:
+            return _replay_dlmfs(args.files, args.dlmfs, args.verbose)
         return _replay(args.files, args.stack, args.verbose)
     except (RecordingError, StackUnavailable) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -47,13 +56,39 @@ def _replay(files: list[str], stack: str, verbose: bool) -> int:
             for scenario in load(path):
                 result = replay(scenario, where)
                 results.append(result)
-                if result.verdict == "failed" or (verbose and result.rule):
-                    rule = f" [{result.rule.name}: {result.rule.sentence}]" if result.rule else ""
-                    sys.stdout.write(f"{scenario.name}: {result.differences[0]}{rule}\n")
+                _tell(result, verbose)
     finally:
         where.close()
-    sys.stdout.write(f"{summarize(results)}\n")
-    return 1 if any(result.verdict == "failed" for result in results) else 0
+    return _sum_up(results)
+
+
+def _replay_dlmfs(files: list[str], paths: list[str], verbose: bool) -> int:
+    where = dlmfs.mounts(paths)
+    results: list[dlmfs.Result] = []
+    left_out = 0
+    for path in files:
+        for scenario in dlmfs.load(path):
+            if scenario.nodes > len(where):
+                left_out += 1
+                continue
+            result = dlmfs.replay(scenario, where)
+            results.append(result)
+            _tell(result, verbose)
+    if left_out:
+        sys.stdout.write(f"{left_out} not played: they need more mounts than {len(where)}\n")
+    return _sum_up(results)
+
+
+def _tell(result: Result | dlmfs.Result, verbose: bool) -> None:
+    if result.verdict == "failed" or (verbose and result.rule):
+        rule = f" [{result.rule.name}: {result.rule.sentence}]" if result.rule else ""
+        sys.stdout.write(f"{result.scenario.name}: {result.differences[0]}{rule}\n")
+
+
+def _sum_up(results: Sequence[Result | dlmfs.Result]) -> int:
+    verdicts = [result.verdict for result in results]
+    sys.stdout.write(f"{summarize(verdicts)}\n")
+    return 1 if "failed" in verdicts else 0
 
 
 if __name__ == "__main__":

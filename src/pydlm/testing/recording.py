@@ -12,7 +12,18 @@ from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from pydlm.types import LockFlag, Mode, StatusFlag
 
-__all__ = ["OPS", "Event", "Outcome", "RecordingError", "Scenario", "Step", "load", "shipped"]
+__all__ = [
+    "OPS",
+    "Event",
+    "Fields",
+    "Outcome",
+    "RecordingError",
+    "Scenario",
+    "Step",
+    "load",
+    "objects",
+    "shipped",
+]
 
 #: Every operation, and which fields of a step it cannot do without.
 OPS = {
@@ -91,11 +102,22 @@ def load(path: str) -> Iterator[Scenario]:
 
     Raises RecordingError with file, line and what is wrong.
     """
+    for fields in objects(path):
+        yield _scenario(fields)
+
+
+def objects(path: str) -> Iterator[Fields]:
+    """Read a file of JSON Lines, as `load` does."""
     try:
         with _open(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _parse(line, f"{path}:{number}")
+                    where = f"{path}:{number}"
+                    try:
+                        data = json.loads(line)
+                    except ValueError as error:
+                        raise RecordingError(f"{where}: not JSON: {error}") from None
+                    yield Fields(data, where)
     except (OSError, EOFError, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecordingError(f"{path}: cannot be read: {reason}") from None
@@ -117,27 +139,23 @@ def _open(path: str) -> IO[bytes]:
     return open(path, "rb")
 
 
-def _parse(line: bytes, where: str) -> Scenario:
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise RecordingError(f"{where}: not JSON: {error}") from None
-    fields = _Fields(data, where)
+def _scenario(fields: Fields) -> Scenario:
+    where = fields.where
     name = fields.get("name", str)
     clients = fields.get("clients", dict)
     if not all(isinstance(node, int) for node in clients.values()):
         raise RecordingError(f"{where}: {name}: 'clients' must give each client's node")
     steps: list[Step] = []
     for number, step in enumerate(fields.get("steps", list), 1):
-        steps.append(_step(_Fields(step, f"{where}: {name}: step {number}"), clients))
+        steps.append(_step(Fields(step, f"{where}: {name}: step {number}"), clients))
     lvb_len = fields.get("lvblen", int)
     if lvb_len <= 0:
         raise RecordingError(f"{where}: {name}: 'lvblen' must be positive")
     return Scenario(name, fields.get("category", str, ""), lvb_len, clients, steps)
 
 
-class _Fields:
-    """One JSON object, read field by field with an error that says which."""
+class Fields:
+    """One JSON object, read field by field with an error that says which and where."""
 
     def __init__(self, data: Any, where: str) -> None:
         if not isinstance(data, dict):
@@ -146,9 +164,11 @@ class _Fields:
         self.where = where
 
     def fail(self, what: str) -> RecordingError:
+        """Return an error that says what is wrong with the object."""
         return RecordingError(f"{self.where}: {what}")
 
     def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        """Return a field of this kind, or the default where there is none."""
         value = self.data.get(key, default)
         if value is None and key not in self.data:
             raise self.fail(f"{key!r} is missing")
@@ -157,6 +177,7 @@ class _Fields:
         return value
 
     def bytes(self, key: str) -> bytes | None:
+        """Return a field of hexadecimal digits."""
         value = self.data.get(key)
         if value is None:
             return None
@@ -166,6 +187,7 @@ class _Fields:
             raise self.fail(f"{key!r} must be hexadecimal, not {value!r}") from None
 
     def flags(self, key: str, kind: type[LockFlag | StatusFlag]) -> int:
+        """Return a field of names of flags."""
         total = 0
         for word in self.get(key, list, []):
             if not isinstance(word, str) or word not in kind.__members__:
@@ -174,13 +196,14 @@ class _Fields:
         return total
 
     def mode(self, key: str) -> Mode:
+        """Return a field that names a mode."""
         word = self.data.get(key)
         if not isinstance(word, str) or word not in Mode.__members__:
             raise self.fail(f"{key!r} must be a mode, not {word!r}")
         return Mode[word]
 
 
-def _step(fields: _Fields, clients: dict[str, int]) -> Step:
+def _step(fields: Fields, clients: dict[str, int]) -> Step:
     op = fields.get("op", str)
     if op not in OPS:
         raise fields.fail(f"unknown op {op!r}")
@@ -206,7 +229,7 @@ def _step(fields: _Fields, clients: dict[str, int]) -> Step:
     errno = None if fields.data.get("errno") is None else fields.get("errno", int)
     events: dict[str, list[Event]] = {}
     for item in fields.get("events", list):
-        event = _event(_Fields(item, fields.where), clients)
+        event = _event(Fields(item, fields.where), clients)
         events.setdefault(event.client, []).append(event)
     return Step(
         op,
@@ -223,7 +246,7 @@ def _step(fields: _Fields, clients: dict[str, int]) -> Step:
     )
 
 
-def _event(fields: _Fields, clients: dict[str, int]) -> Event:
+def _event(fields: Fields, clients: dict[str, int]) -> Event:
     client, lock = fields.get("client", str), fields.get("lock", str)
     if client not in clients:
         raise fields.fail(f"event of no such client: {client!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydlm.errors import DlmError
@@ -238,7 +237,6 @@ _STATUS = {
 }
 
 
-def summarize(results: Iterable[Result]) -> str:
+def summarize(verdicts: list[str]) -> str:
     """Return ``N passed, M failed, K deviate``."""
-    verdicts = [result.verdict for result in results]
     return ", ".join(f"{verdicts.count(word)} {word}" for word in ("passed", "failed", "deviate"))
