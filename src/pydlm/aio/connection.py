@@ -16,7 +16,7 @@ from pydlm.aio.events import Blocked, Kept
 from pydlm.aio.keeper import AsyncKeeper
 from pydlm.aio.lock import AsyncLock
 from pydlm.contract import Stack
-from pydlm.errors import Closed, DlmError, Forked, Unsupported
+from pydlm.errors import Busy, Closed, DlmError, Forked, Unsupported
 from pydlm.types import Blocked as BlockedEvent
 from pydlm.types import Completion, Event, LockFlag, NodeDown
 
@@ -191,6 +191,8 @@ class Connection:
         if self._left or self.forked:
             return
         if not self._closed:
+            if self.keeper is not None:
+                self.keeper.over = True
             self.pump()  # what has been granted may have to be said good-bye to
             self._closed = True
             for lock in self._handles():
@@ -219,8 +221,10 @@ class Connection:
         self.check_live()
         if self.keeper is None:
             self.keeper = AsyncKeeper(self)
+        if self.keeper.closing:
+            raise Closed(f"the connection to lockspace {self.name!r} is being closed")
         found = self._cached.get(name)
-        if found is None:
+        if found is None or found._kept.machine.gone:  # closed, or lost
             found = AsyncCachedLock(self, self.keeper, name, on_drop, exclusion, codec)
             found._start()
             self._cached[name] = found
@@ -234,6 +238,13 @@ class Connection:
             del self._cached[lock.name]
 
     async def close_cached(self) -> None:
-        """Let all cached locks go, each after its on_drop."""
-        locks = list(self._cached.values()) if self.alive else []
-        await asyncio.gather(*(lock.close() for lock in locks))
+        """Let all cached locks go, each after its on_drop, those too that are being closed."""
+        if self.keeper is not None and self.alive:
+            failed = await self.keeper.let_all_go()
+            if failed:
+                raise failed[0]
+
+    def check_may_wait(self) -> None:
+        """Raise Busy in an on_drop, which `close_cached` would wait for."""
+        if self.keeper is not None and self.keeper.current() is not None:
+            raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")
