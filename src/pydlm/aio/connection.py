@@ -48,6 +48,8 @@ class Connection:
         self._error: Exception | None = None  # why it is lost
         self._pumping = False
         self._owners: dict[int, ref[Machine] | None] = {}  # None: is just being unlocked
+        #: Handles that somebody waits through for a notice, with a lock on the stack or not.
+        self.watched: set[Machine] = set()
         self._incoming: deque[Event] = deque()
         self._discarded: deque[tuple[int, LockFlag, bytes | None]] = deque()
         self.loop.add_reader(self._fd, self.pump)
@@ -160,7 +162,8 @@ class Connection:
             self.kept.blocked(event.lkid, event.mode)
 
     def _handles(self) -> list[Machine]:
-        return [lock for lkid in list(self._owners) if (lock := self.handle(lkid))]
+        owners = [lock for lkid in list(self._owners) if (lock := self.handle(lkid))]
+        return [*owners, *self.watched.difference(owners)]
 
     def _lose(self, error: Exception) -> None:
         """The stack cannot tell its events: nothing of what is held may be believed any more."""
