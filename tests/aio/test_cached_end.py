@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -288,3 +289,25 @@ def test_close_without_waiting_begins_no_on_drop() -> None:
             assert not flush.begun.is_set()
 
     run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has no eager tasks before 3.12")
+def test_on_drop_in_a_task_that_begins_while_it_is_made() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        async with aio.connect("tests") as ls:
+
+            async def on_drop(lock: aio.AsyncCachedLock, mode: Mode) -> None:
+                lock.lvb = b"at once"
+                await lock.drop()
+                with pytest.raises(pydlm.Busy):
+                    async with lock.exclusive():
+                        pass
+
+            lock = await dirty(ls, "r", on_drop)
+            await lock.drop()
+            async with lock.shared():
+                assert lock.lvb.startswith(b"at once")
+
+    run(main(), 10)
