@@ -82,12 +82,16 @@ def test_only_what_has_abandon_can_be_killed(dlm_nodes: Nodes) -> None:
         dlm_nodes.kill(Other)  # type: ignore[arg-type]
 
 
-def run_pytest(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, program: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_program.py").write_text(program)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "pydlm_pytest", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "pydlm_pytest", *options],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env=os.environ
+        | {
+            "PYTEST_ADDOPTS": "-p no:cacheprovider",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        },
         capture_output=True,
         text=True,
     )
@@ -103,6 +107,37 @@ def test_a_lock_that_is_left_held_fails_the_test(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "locks left behind: b'r' held in EX" in done.stdout
+
+
+def test_a_use_that_is_left_fails_the_test(tmp_path: Path) -> None:
+    done = run_pytest(
+        tmp_path,
+        "def test_it(dlm_lockspace):\n"
+        "    with dlm_lockspace.cached('kept').exclusive():\n"
+        "        pass\n"
+        "    dlm_lockspace.cached('r').shared().__enter__()\n",
+    )
+    assert done.returncode == 1 and "kept" not in done.stdout
+    assert "locks left behind: b'r' in use, 1 shared and 0 exclusive" in done.stdout
+
+
+@pytest.mark.parametrize("option", [[], ["-W", "error"], ["-p", "no:warnings"]])
+def test_a_held_lock_that_is_forgotten_is_shown(tmp_path: Path, option: list[str]) -> None:
+    program = "def test_it(dlm_lockspace):\n    lk = dlm_lockspace.lock('r')\n    lk.acquire()\n"
+    done = run_pytest(tmp_path, program, *option)
+    assert done.returncode == (option == ["-W", "error"]), done.stdout
+    assert ("was held when its last reference went" in done.stdout) == (option[:1] != ["-p"])
+
+
+def test_mistakes_are_named(dlm_nodes: Nodes) -> None:
+    with pytest.raises(pydlm.BadArgument, match="at least 1, not 0"):
+        dlm_nodes(0)
+    with pytest.raises(TypeError, match=r"a node is a connection, .* not list"):
+        dlm_nodes.kill(dlm_nodes(1))  # type: ignore[arg-type]
+    (node,) = dlm_nodes()
+    dlm_nodes.kill(node)
+    with pytest.raises(pydlm.Closed):
+        dlm_nodes.kill(node)
 
 
 def test_it_loads_nothing_before_it_is_used(tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ class CachedLocks:
         if keeper is not None and self._pid == os.getpid() and keeper.is_own_thread():
             raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")
 
+    def in_use(self) -> list[CachedLock]:
+        """Return the open locks that have uses under way."""
+        locks = list(self._by_name.values())
+        return [lock for lock in locks if lock.shared_uses or lock.exclusive_uses]
+
     def _forget(self, lock: CachedLock) -> None:
         if self._by_name.get(lock.name) is lock:
             self._by_name.pop(lock.name, None)

@@ -34,7 +34,12 @@ class Nodes:
         self._nodes: list[Lockspace] = []
 
     def __call__(self, number: int = 1, **options: Any) -> list[Lockspace]:
-        """Return so many more nodes. `options` are those of `pydlm.connect`."""
+        """Return so many more nodes. `options` are those of `pydlm.connect`.
+
+        Raises BadArgument for less than one.
+        """
+        if number < 1:
+            raise BadArgument(f"the number of nodes is at least 1, not {number}")
         joined = []
         for _ in range(number):
             joined.append(connect(self.name, "local", **options))
@@ -46,8 +51,13 @@ class Nodes:
 
         Its locks are gone, whoever waited for them goes on, what it held in PW or EX has an invalid
         lock value block, and the others are told NodeDown. Its handles raise Closed. Raises
-        BadArgument for a node that is on another stack.
+        BadArgument for a node that is on another stack, Closed for one that is dead or closed.
         """
+        if not hasattr(node, "stack"):
+            raise TypeError(
+                "a node is a connection, by dlm_nodes(2) or aio.connect(dlm_nodes.name), "
+                f"not {type(node).__name__}"
+            )
         stacks = [node.stack]
         if isinstance(node, Lockspace) and (kept := node._cached.stack) is not None:
             stacks.append(kept)
@@ -58,12 +68,19 @@ class Nodes:
             abandon()
 
     def held(self, node: Lockspace) -> list[str]:
-        """Describe the locks of `node` that are held or waited for; none if it is closed."""
+        """Describe the locks of `node` that are held or waited for; none if it is closed.
+
+        Of cached locks, the uses that are under way.
+        """
         try:
             locks = [status for status in node.dump() if status.client == node.node]
         except DlmError:
             return []
-        return [
+        uses = [
+            f"{lock.name!r} in use, {lock.shared_uses} shared and {lock.exclusive_uses} exclusive"
+            for lock in node._cached.in_use()
+        ]
+        return uses + [
             f"{status.name!r} held in {status.granted or Mode.NL}"
             + (f", {status.requested} wanted" if status.requested is not None else "")
             for status in locks
