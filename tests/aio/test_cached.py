@@ -185,6 +185,7 @@ def test_on_drop_that_fails_is_cancelled_or_asks_for_its_own_lock(
 
     run(main())
     assert caplog.text.count("ValueError: not flushed") == 1
+    assert caplog.text.count("was cancelled; it is let go all the same") == 2
 
 
 @pytest.mark.parametrize("when", ["waiting", "in the arena", "told"])

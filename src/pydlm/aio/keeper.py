@@ -118,7 +118,7 @@ class AsyncKeeper(Driver):
         run = self._running[kept] = _Run(kept)
         run.task = self._conn.loop.create_task(self._call(run, kept, mode))
         # Not in the task itself: one that is cancelled before it has begun does nothing at all.
-        run.task.add_done_callback(lambda _: self._dropped(kept, mode))
+        run.task.add_done_callback(lambda task: self._dropped(task, kept, mode))
 
     async def _call(self, run: _Run, kept: Kept, mode: Mode) -> None:
         _run.set(run)
@@ -131,9 +131,14 @@ class AsyncKeeper(Driver):
                 "on_drop of the cached lock on %r failed; it is let go all the same", kept.name
             )
 
-    def _dropped(self, kept: Kept, mode: Mode) -> None:
+    def _dropped(self, task: asyncio.Task[None], kept: Kept, mode: Mode) -> None:
         del self._running[kept]
         if self._conn.alive:
+            if task.cancelled():
+                _log.error(
+                    "on_drop of the cached lock on %r was cancelled; it is let go all the same",
+                    kept.name,
+                )
             self._do(kept, kept.machine.dropped(mode))
             self._conn.pump()
 
