@@ -73,6 +73,45 @@ def test_the_death_of_an_asyncio_node(dlm_nodes: Nodes) -> None:
     asyncio.run(main())
 
 
+def test_the_tasks_of_an_asyncio_node_that_dies(dlm_nodes: Nodes) -> None:
+    async def main() -> None:
+        async with aio.connect(dlm_nodes.name) as ls:
+            dying = aio.connect(dlm_nodes.name)
+            lk, held, cached = dying.lock("r"), dying.lock("held"), dying.cached("c")
+            await held.acquire()
+            async with ls.lock("r"), ls.cached("c").exclusive():
+                waits = [
+                    asyncio.ensure_future(wait)
+                    for wait in (
+                        lk.acquire(),
+                        lk.acquire(timeout=60),
+                        held.wait_blocked(),
+                        cached.shared().__aenter__(),
+                        dying.events().__anext__(),
+                    )
+                ]
+                await asyncio.sleep(0)
+                dlm_nodes.kill(dying)
+                done, _ = await asyncio.wait(waits, timeout=20)
+                found = [task.exception() for task in waits if task in done]
+                assert [type(error) for error in found] == [pydlm.Closed] * 4 + [StopAsyncIteration]
+                with pytest.raises(pydlm.Closed):
+                    held.release()
+                # Whoever gets the dead node's descriptor next, hears.
+                async with aio.connect(dlm_nodes.name) as new:
+                    waits = [asyncio.ensure_future(new.lock("r").acquire())]
+                    await asyncio.sleep(0)
+                    await dying.aclose()
+                    stands = new.lock("stands")
+                    async with stands:
+                        (other,) = dlm_nodes()
+                        other.stack.lock(b"stands", Mode.EX)
+                        assert await asyncio.wait_for(stands.wait_blocked(), 20) is Mode.EX
+                    waits[0].cancel()
+
+    asyncio.run(main())
+
+
 def test_only_what_has_abandon_can_be_killed(dlm_nodes: Nodes) -> None:
     class Other:
         class stack:

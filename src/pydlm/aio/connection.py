@@ -208,6 +208,18 @@ class Connection:
         self.stack.disconnect()
         self._left = True
 
+    def abandon(self) -> None:
+        """Die, in a test: leave as by the loss of the machine; waiting tasks get Closed.
+
+        Raises Closed, Forked; AttributeError where the stack cannot.
+        """
+        self.check_live()
+        # While it still has its descriptor: a loop does not notice that one is closed, and takes
+        # the next that gets its number for the same.
+        self._stop_reading()
+        self.stack.abandon()  # type: ignore[attr-defined]
+        self._lose(Closed(f"the connection to lockspace {self.name!r} is closed"))
+
     # What `AsyncLockspace` calls.
 
     def opened(self, name: bytes) -> AsyncLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from itertools import count
 from typing import Any, Protocol
 
@@ -52,20 +53,24 @@ class Nodes:
         Its locks are gone, whoever waited for them goes on, what it held in PW or EX has an invalid
         lock value block, and the others are told NodeDown. Its handles raise Closed. Raises
         BadArgument for a node that is on another stack, Closed for one that is dead or closed.
+        One of asyncio is killed in its own loop.
         """
         if not hasattr(node, "stack"):
             raise TypeError(
                 "a node is a connection, by dlm_nodes(2) or aio.connect(dlm_nodes.name), "
                 f"not {type(node).__name__}"
             )
-        stacks = [node.stack]
-        if isinstance(node, Lockspace) and (kept := node._cached.stack) is not None:
-            stacks.append(kept)
-        for stack in stacks:
-            abandon = getattr(stack, "abandon", None)
-            if abandon is None:
-                raise BadArgument(f"a node on the stack {stack.name!r} cannot be killed")
-            abandon()
+        abandon = getattr(node.stack, "abandon", None)
+        if abandon is None:
+            raise BadArgument(f"a node on the stack {node.stack.name!r} cannot be killed")
+        kept: Any = None
+        if isinstance(node, Lockspace):
+            kept = node._cached.stack
+        elif (aio := sys.modules.get("pydlm.aio")) and isinstance(node, aio.AsyncLockspace):
+            abandon = node._conn.abandon
+        abandon()
+        if kept is not None:
+            kept.abandon()
 
     def held(self, node: Lockspace) -> list[str]:
         """Describe the locks of `node` that are held or waited for; none if it is closed.
