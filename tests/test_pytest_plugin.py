@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,32 @@ def test_the_death_of_what_is_cached(dlm_nodes: Nodes) -> None:
         dlm_nodes.kill(first)
         with waits.exclusive(timeout=20):
             pass
+
+
+def test_who_waits_for_a_cached_lock_of_a_node_that_dies(dlm_nodes: Nodes) -> None:
+    first, second = dlm_nodes(2)
+    failed: list[pydlm.DlmError] = []
+    waits = second.cached("r")
+
+    def use() -> None:
+        try:
+            with waits.exclusive():
+                pass
+        except pydlm.DlmError as error:
+            failed.append(error)
+
+    with first.cached("r").exclusive():
+        threads = [threading.Thread(target=use) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(waits._kept.machine._line) < 3:
+            time.sleep(0.001)
+        # Its keeper alone: what else a death tells might wake it, or might come too early.
+        second._cached.abandon()
+        for thread in threads:
+            thread.join(20)
+        assert [type(error) for error in failed] == [pydlm.Closed] * 3
+    second.close()
 
 
 def test_the_death_of_an_asyncio_node(dlm_nodes: Nodes) -> None:

@@ -108,6 +108,13 @@ class CachedLocks:
             if failed:
                 raise failed[0]
 
+    def abandon(self) -> None:
+        """Die, in a test: leave as by the loss of the machine; whoever waits gets Closed."""
+        keeper = self._keeper
+        if keeper is not None and keeper.connected:
+            keeper.stack.abandon()  # type: ignore[attr-defined]
+            keeper.post(None)  # it may sleep on the descriptor that is gone, and not notice
+
     def check_may_close(self) -> None:
         """Raise Busy in an on_drop, which `close` would wait for."""
         keeper = self._keeper

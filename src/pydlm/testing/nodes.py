@@ -63,14 +63,11 @@ class Nodes:
         abandon = getattr(node.stack, "abandon", None)
         if abandon is None:
             raise BadArgument(f"a node on the stack {node.stack.name!r} cannot be killed")
-        kept: Any = None
-        if isinstance(node, Lockspace):
-            kept = node._cached.stack
-        elif (aio := sys.modules.get("pydlm.aio")) and isinstance(node, aio.AsyncLockspace):
+        if (aio := sys.modules.get("pydlm.aio")) and isinstance(node, aio.AsyncLockspace):
             abandon = node._conn.abandon
         abandon()
-        if kept is not None:
-            kept.abandon()
+        if isinstance(node, Lockspace):
+            node._cached.abandon()
 
     def held(self, node: Lockspace) -> list[str]:
         """Describe the locks of `node` that are held or waited for; none if it is closed.
