@@ -35,12 +35,6 @@ class CachedLocks:
     def _keeper(self) -> Keeper | None:
         return self._keepers.get("keeper")
 
-    @property
-    def stack(self) -> Stack | None:
-        """The client that they are on; None before the first of them."""
-        keeper = self._keeper
-        return None if keeper is None or not keeper.connected else keeper.stack
-
     def open(
         self,
         name: str | bytes,
