@@ -6,6 +6,7 @@ would load the lock manager. What is done is in `pydlm.testing.nodes`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from pydlm.testing.nodes import Nodes
 
 __all__ = ["dlm_lockspace", "dlm_nodes"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Show who forgets a handle that is held: it is released with a warning nobody would see.
+
+    Before the user's own filters, which so have the last word.
+    """
+    with contextlib.suppress(ValueError):  # a pytest that has been told to leave warnings alone
+        config.getini("filterwarnings").insert(0, "always:<locked pydlm:ResourceWarning")
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def dlm_lockspace() -> Iterator[Lockspace]:
     """A connection to a lockspace of this test alone, on the local stack; closed afterwards.
 
     A test that ends with one of its locks held, or waited for, fails. What a cached lock keeps does
-    not count.
+    not count, a use of it that is under way does.
     """
     from pydlm.testing.nodes import Nodes
 

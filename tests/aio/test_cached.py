@@ -178,13 +178,14 @@ def test_on_drop_that_fails_is_cancelled_or_asks_for_its_own_lock(
                 dropping = asyncio.create_task(lock.drop())
                 await turns(1)
                 await turns(begun)
-                for task in ls._conn.keeper._running.values():  # type: ignore[union-attr]
-                    task.cancel()
+                for on_drop_run in ls._conn.keeper._running.values():  # type: ignore[union-attr]
+                    on_drop_run.task.cancel()  # type: ignore[union-attr]
                 await dropping
                 assert lock.level is Mode.NL
 
     run(main())
     assert caplog.text.count("ValueError: not flushed") == 1
+    assert caplog.text.count("was cancelled; it is let go all the same") == 2
 
 
 @pytest.mark.parametrize("when", ["waiting", "in the arena", "told"])

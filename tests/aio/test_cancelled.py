@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import process_time
 
 import pytest
 from tests.aio.case import Slow, cancelled, free, lockspace_on, run, turns
@@ -338,5 +339,29 @@ def test_at_every_turn_of_the_loop() -> None:
                         lk.release()
                     assert free("r"), (first, second)
                     lk.close(), held.close()
+
+    run(main())
+
+
+def test_ten_thousand_in_line_leave_in_any_order() -> None:
+    """The last first was quadratic: as many steps as all the pairs of them."""
+    number = 10_000
+
+    async def main() -> None:
+        async with aio.connect("tests") as ls:
+            lk = ls.lock("r")
+            await lk.acquire()
+            seconds = []
+            for order in (1, -1):
+                tasks = [asyncio.create_task(lk.acquire()) for _ in range(number)]
+                await turns()
+                begun = process_time()
+                for task in tasks[::order]:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                seconds.append(process_time() - begun)
+                assert all(task.cancelled() for task in tasks)
+            lk.release()
+            assert seconds[1] < 5 * seconds[0] + 0.2, seconds
 
     run(main())

@@ -223,3 +223,34 @@ def test_a_held_handle_that_is_forgotten() -> None:
             assert not list(ls.dump("r")) and not ls._conn._owners
 
     run(main())
+
+
+def test_who_waits_for_a_notice_without_a_lock_on_the_stack() -> None:
+    async def main() -> None:
+        ls = lockspace_on(Verbs("convert", "modes6"))  # a handle that is idle has none there
+        lk = ls.lock("r")
+        waits = asyncio.create_task(lk.wait_blocked())
+        await turns()
+        ls.close()
+        with pytest.raises(pydlm.Closed):
+            await asyncio.wait_for(waits, 5)
+        assert not ls._conn.watched
+
+    run(main())
+
+
+def test_each_waiter_gets_an_error_of_its_own() -> None:
+    async def main() -> None:
+        ls = aio.connect("tests")
+        lk = ls.lock("r")
+        await lk.acquire()
+        waits = [asyncio.create_task(lk.acquire()) for _ in range(20)]
+        waits += [asyncio.create_task(lk.wait_blocked()) for _ in range(20)]  # type: ignore[misc]
+        await turns()
+        ls.close()
+        found = await asyncio.gather(*waits, return_exceptions=True)
+        assert len({id(error) for error in found}) == 40
+        for error in found:
+            assert isinstance(error, pydlm.Closed)
+
+    run(main())

@@ -138,3 +138,20 @@ def test_requests_by_verbs() -> None:
             assert await task
 
     run(main())
+
+
+def test_deaths_that_nobody_asks_about_are_not_kept_for_ever() -> None:
+    async def main() -> None:
+        async with aio.connect("tests") as ls:
+            died = []
+            for _ in range(1005):
+                with pydlm.connect("tests") as dies:
+                    died.append(dies.node)
+                    dies.stack.abandon()  # type: ignore[attr-defined]
+                ls._conn.pump()
+            assert len(ls._conn.kept._events) == 1000
+            events = ls.events()
+            found = [await anext(events) for _ in range(1000)]
+            assert found == [pydlm.NodeDown(node) for node in died[5:]]
+
+    run(main())

@@ -106,6 +106,12 @@ def test_values(world: World) -> None:
         assert lock.value == {"v": 3}
     with ls.cached("none").exclusive() as lock, pytest.raises(BadArgument, match="codec"):
         lock.value = 1
-    for codec in ("no format", "<65B"):
+    for codec, value in (("<Q", "text"), ("<B", 256), ("<QH", 7), ("<QH", (1,)), ("<f", 1e300)):
+        with ls.cached(f"wrong {codec}", codec=codec).exclusive() as lock:
+            before = lock.lvb
+            with pytest.raises(BadArgument, match="does not go into the codec"):
+                lock.value = value
+            assert lock.lvb == before
+    for codec in ("no format", "<65B", "4x", ""):
         with pytest.raises(BadArgument):
             ls.cached("bad", codec=codec)

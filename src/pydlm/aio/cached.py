@@ -59,9 +59,11 @@ class AsyncCachedLock(Face, AsyncGate):
         returns at once, and the lock is let go when the last one ends. Cancelled, it goes on
         without the task.
         """
-        if not self._conn.alive or self._kept.machine.error is not None:
+        if not self._conn.alive:
             return
         self._conn.forget_cached(self)
+        if self._kept.machine.error is not None:
+            return
         try:
             await self._see_through(self._kept.machine.close)
         except Closed:
@@ -78,7 +80,7 @@ class AsyncCachedLock(Face, AsyncGate):
     async def _see_through(self, step: Callable[[TaskWaiter], Any]) -> None:
         waiter = TaskWaiter()
         self._keeper.ask(self._kept, step, waiter)
-        if waiter.told is None and not self._keeper.is_own_task(self._kept):
+        if waiter.told is None and self._keeper.current() is not self._kept:
             waiter.future = self._conn.new_future()
             await waiter.future
         waiter.outcome()
@@ -88,12 +90,17 @@ class AsyncCachedLock(Face, AsyncGate):
         self._check_live()
         deadline = monotonic() + timeout
         machine, ask = self._kept.machine, self._keeper.ask
-        in_on_drop = self._keeper.is_own_task(self._kept)
-        waiter = TaskWaiter(exclusive, trying=not blocking or in_on_drop)
+        runs = self._keeper.current()
+        if self._keeper.closing and runs is None:
+            raise Closed(f"the connection to lockspace {self._conn.name!r} is being closed")
+        own = runs is self._kept
+        # No time at all: what can be had at once, as of a raw lock.
+        trying = own or not blocking or timeout == 0
+        waiter = TaskWaiter(exclusive, trying, in_on_drop=runs is not None)
         try:
             ask(self._kept, machine.want, waiter)
             if waiter.told is None:
-                await self._wait(waiter, None if timeout == -1 else deadline - monotonic())
+                await self._wait(waiter, None if timeout in (-1, 0) else deadline - monotonic())
         except BaseException:
             # Whatever has been done for us is undone, let in or not.
             if self._conn.alive:
@@ -105,10 +112,10 @@ class AsyncCachedLock(Face, AsyncGate):
         what = (
             f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
         )
-        if outcome is Outcome.EXPIRED:
-            raise LockTimeout(f"{what} within {timeout} seconds")
-        if blocking:
+        if blocking and own:
             raise Busy(f"{what} in its own on_drop: it would wait for itself")
+        if outcome is Outcome.EXPIRED or blocking:
+            raise LockTimeout(f"{what} within {timeout} seconds")
         raise WouldBlock(f"{what} at once")
 
     async def _wait(self, waiter: TaskWaiter, seconds: float | None) -> None:

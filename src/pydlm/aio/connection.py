@@ -16,7 +16,7 @@ from pydlm.aio.events import Blocked, Kept
 from pydlm.aio.keeper import AsyncKeeper
 from pydlm.aio.lock import AsyncLock
 from pydlm.contract import Stack
-from pydlm.errors import Closed, DlmError, Forked, Unsupported
+from pydlm.errors import Busy, Closed, DlmError, Forked, Unsupported
 from pydlm.types import Blocked as BlockedEvent
 from pydlm.types import Completion, Event, LockFlag, NodeDown
 
@@ -48,6 +48,8 @@ class Connection:
         self._error: Exception | None = None  # why it is lost
         self._pumping = False
         self._owners: dict[int, ref[Machine] | None] = {}  # None: is just being unlocked
+        #: Handles that somebody waits through for a notice, with a lock on the stack or not.
+        self.watched: set[Machine] = set()
         self._incoming: deque[Event] = deque()
         self._discarded: deque[tuple[int, LockFlag, bytes | None]] = deque()
         self.loop.add_reader(self._fd, self.pump)
@@ -160,7 +162,8 @@ class Connection:
             self.kept.blocked(event.lkid, event.mode)
 
     def _handles(self) -> list[Machine]:
-        return [lock for lkid in list(self._owners) if (lock := self.handle(lkid))]
+        owners = [lock for lkid in list(self._owners) if (lock := self.handle(lkid))]
+        return [*owners, *self.watched.difference(owners)]
 
     def _lose(self, error: Exception) -> None:
         """The stack cannot tell its events: nothing of what is held may be believed any more."""
@@ -191,6 +194,8 @@ class Connection:
         if self._left or self.forked:
             return
         if not self._closed:
+            if self.keeper is not None:
+                self.keeper.over = True
             self.pump()  # what has been granted may have to be said good-bye to
             self._closed = True
             for lock in self._handles():
@@ -202,6 +207,18 @@ class Connection:
             self.kept.clear()
         self.stack.disconnect()
         self._left = True
+
+    def abandon(self) -> None:
+        """Die, in a test: leave as by the loss of the machine; waiting tasks get Closed.
+
+        Raises Closed, Forked; AttributeError where the stack cannot.
+        """
+        self.check_live()
+        # While it still has its descriptor: a loop does not notice that one is closed, and takes
+        # the next that gets its number for the same.
+        self._stop_reading()
+        self.stack.abandon()  # type: ignore[attr-defined]
+        self._lose(Closed(f"the connection to lockspace {self.name!r} is closed"))
 
     # What `AsyncLockspace` calls.
 
@@ -219,8 +236,10 @@ class Connection:
         self.check_live()
         if self.keeper is None:
             self.keeper = AsyncKeeper(self)
+        if self.keeper.closing:
+            raise Closed(f"the connection to lockspace {self.name!r} is being closed")
         found = self._cached.get(name)
-        if found is None:
+        if found is None or found._kept.machine.gone:  # closed, or lost
             found = AsyncCachedLock(self, self.keeper, name, on_drop, exclusion, codec)
             found._start()
             self._cached[name] = found
@@ -234,6 +253,13 @@ class Connection:
             del self._cached[lock.name]
 
     async def close_cached(self) -> None:
-        """Let all cached locks go, each after its on_drop."""
-        locks = list(self._cached.values()) if self.alive else []
-        await asyncio.gather(*(lock.close() for lock in locks))
+        """Let all cached locks go, each after its on_drop, those too that are being closed."""
+        if self.keeper is not None and self.alive:
+            failed = await self.keeper.let_all_go()
+            if failed:
+                raise failed[0]
+
+    def check_may_wait(self) -> None:
+        """Raise Busy in an on_drop, which `close_cached` would wait for."""
+        if self.keeper is not None and self.keeper.current() is not None:
+            raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")

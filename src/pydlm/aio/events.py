@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from pydlm.types import Blocked as BlockedEvent
@@ -33,11 +33,15 @@ class Blocked(BlockedEvent):
 
 Event = Blocked | NodeDown | Completion
 
+#: So many deaths are kept for those who do not ask; of more, the latest.
+_DEATHS = 1000
+
 
 class Kept:
     """Events that nobody has taken yet.
 
-    Of those that wait for one lock only the strictest is kept, and none that is over.
+    Of those that wait for one lock only the strictest is kept, and none that is over; of deaths
+    the latest thousand: who never asks must not pay for others' deaths for ever.
     """
 
     def __init__(self, conn: Connection) -> None:
@@ -45,11 +49,17 @@ class Kept:
         # By lkid: the strictest mode that a handle keeps somebody from; under keys without a
         # meaning: other events.
         self._events: OrderedDict[object, Event | Mode] = OrderedDict()
+        self._deaths: deque[object] = deque()  # keys, also of those that have been taken
         self._waiting: dict[asyncio.Future[None], None] = {}
 
     def add(self, event: Event) -> None:
         """Keep an event that is of no handle."""
-        self._events[object()] = event
+        key = object()
+        self._events[key] = event
+        if isinstance(event, NodeDown):
+            self._deaths.append(key)
+            if len(self._deaths) > _DEATHS:
+                self._events.pop(self._deaths.popleft(), None)
         self._wake(1)
 
     def blocked(self, lkid: int, mode: Mode) -> None:

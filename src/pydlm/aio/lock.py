@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import warnings
+from copy import copy
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, final
@@ -242,11 +243,14 @@ class AsyncLock(Machine):
         if self._watchers is None:
             self._watchers = set()
         self._watchers.add(future)
+        self._conn.watched.add(self)
         try:
             return await future
         finally:
             if self._watchers is not None:
                 self._watchers.discard(future)
+            if not self._watchers:
+                self._conn.watched.discard(self)
 
     def locked(self) -> bool:
         """Return whether the lock is held through this handle."""
@@ -326,7 +330,7 @@ class AsyncLock(Machine):
     def _judge(self, w: Wait) -> bool:
         """Return whether the request of `w` was granted, or raise what it ended with."""
         if w.error is not None:
-            raise w.error
+            raise copy(w.error)  # many may get the same, and add their tracebacks to it
         if w.status in (0, EUNLOCK):
             return True
         if w.status == errno.EAGAIN or (w.status == ECANCEL and w.expired and not w.dismissed):

@@ -113,7 +113,13 @@ class AsyncLockspace:
         self._conn.close()
 
     async def aclose(self) -> None:
-        """Close all cached locks, each after its on_drop, then `close`."""
+        """Close all cached locks, each after its on_drop, then `close`.
+
+        What cannot be unlocked keeps nothing else from being: it is raised at the end. In
+        an on_drop of this connection it raises Busy, as it would wait for itself. Cancelled, it
+        leaves at once, as `close` does.
+        """
+        self._conn.check_may_wait()
         try:
             await self._conn.close_cached()
         finally:

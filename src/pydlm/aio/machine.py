@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections import deque
+from collections import OrderedDict
+from copy import copy
 from typing import TYPE_CHECKING
 
 from pydlm.aio.wait import Wait
@@ -62,7 +63,8 @@ class Machine:
         self._block = Block(conn.stack)
         self._blocked: Mode | None = None
         self._watchers: set[asyncio.Future[Mode]] | None = None
-        self._line: deque[Wait] = deque()  # wait for the handle to be given up
+        # Those who wait for the handle to be given up, in order. Anybody may leave: no list.
+        self._line: OrderedDict[Wait, None] = OrderedDict()
         # The request under way: for what mode, has it been taken back, and who waits for it.
         self._asked: Mode | None = None
         self._cancelling = False
@@ -114,13 +116,13 @@ class Machine:
         elif w.flags & LockFlag.NOQUEUE:
             return False
         else:
-            self._line.append(w)
+            self._line[w] = None
         return True
 
     def _call_next(self) -> None:
         """Ask for the first in line, if the handle is idle."""
         while self._line and self._phase is Phase.IDLE:
-            w = self._line.popleft()
+            w, _ = self._line.popitem(last=False)
             try:
                 self._request(Phase.ASKING, w.mode, w.flags, w)
             except DlmError as error:
@@ -185,7 +187,7 @@ class Machine:
         if self._phase is Phase.SHUT or not self._conn.alive:
             return
         if w in self._line:
-            self._line.remove(w)
+            del self._line[w]
             return
         # It may have been granted already: that is in the arena, or has been taken in and the task
         # was just not run. In the first case this undoes it.
@@ -279,7 +281,7 @@ class Machine:
             return
         w.expired = True
         if w in self._line:
-            self._line.remove(w)
+            del self._line[w]
             w.status = errno.EAGAIN
             w.finish()
             return
@@ -292,7 +294,7 @@ class Machine:
         """Send the line home; return whether there was anybody."""
         found = bool(self._line)
         while self._line:
-            self._line.popleft().finish(error)
+            self._line.popitem(last=False)[0].finish(error)
         return found
 
     # The end.
@@ -322,4 +324,4 @@ class Machine:
         watchers, self._watchers = self._watchers, None
         for future in watchers or ():
             if not future.done() and not future.get_loop().is_closed():
-                future.set_exception(error)
+                future.set_exception(copy(error))  # each gets a traceback of its own

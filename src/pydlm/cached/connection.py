@@ -35,12 +35,6 @@ class CachedLocks:
     def _keeper(self) -> Keeper | None:
         return self._keepers.get("keeper")
 
-    @property
-    def stack(self) -> Stack | None:
-        """The client that they are on; None before the first of them."""
-        keeper = self._keeper
-        return None if keeper is None or not keeper.connected else keeper.stack
-
     def open(
         self,
         name: str | bytes,
@@ -108,11 +102,23 @@ class CachedLocks:
             if failed:
                 raise failed[0]
 
+    def abandon(self) -> None:
+        """Die, in a test: leave as by the loss of the machine; whoever waits gets Closed."""
+        keeper = self._keeper
+        if keeper is not None and keeper.connected:
+            keeper.stack.abandon()  # type: ignore[attr-defined]
+            keeper.post(None)  # it may sleep on the descriptor that is gone, and not notice
+
     def check_may_close(self) -> None:
         """Raise Busy in an on_drop, which `close` would wait for."""
         keeper = self._keeper
         if keeper is not None and self._pid == os.getpid() and keeper.is_own_thread():
             raise Busy("the connection cannot be closed in an on_drop: it would wait for itself")
+
+    def in_use(self) -> list[CachedLock]:
+        """Return the open locks that have uses under way."""
+        locks = list(self._by_name.values())
+        return [lock for lock in locks if lock.shared_uses or lock.exclusive_uses]
 
     def _forget(self, lock: CachedLock) -> None:
         if self._by_name.get(lock.name) is lock:

@@ -25,12 +25,20 @@ def pair_of(codec: Any, lvb_len: int) -> tuple[Callable[[Any], bytes], Callable[
         fields = struct.Struct(codec)
     except struct.error as error:
         raise BadArgument(f"{codec!r} is no struct format: {error}") from None
-    if not fields.size:
+    width = len(fields.unpack(bytes(fields.size)))
+    if not width:
         raise BadArgument(f"{codec!r} has no fields")
     if fields.size > lvb_len:
         raise BadArgument(
             f"{codec!r} makes {fields.size} bytes; a lock value block here has {lvb_len}"
         )
-    if len(fields.unpack(bytes(fields.size))) == 1:
-        return fields.pack, lambda block: fields.unpack_from(block)[0]
-    return lambda values: fields.pack(*values), fields.unpack_from
+
+    def packed(value: Any) -> bytes:
+        try:
+            return fields.pack(value) if width == 1 else fields.pack(*value)
+        except (struct.error, TypeError, OverflowError) as error:
+            raise BadArgument(f"{value!r} does not go into the codec {codec!r}: {error}") from None
+
+    if width == 1:
+        return packed, lambda block: fields.unpack_from(block)[0]
+    return packed, fields.unpack_from
