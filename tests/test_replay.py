@@ -97,10 +97,10 @@ def record(name: str, clients: dict[str, int], *steps: Json) -> Json:
 
 
 def play(scenario: Json, path: Path) -> list[Outcome]:
-    from pydlm.testing.recording import _parse
+    from pydlm.testing.recording import Fields, _scenario
     from pydlm.testing.replay import _play
 
-    return _play(_parse(json.dumps(scenario).encode(), str(path)), ModelWorlds(kernel=True))
+    return _play(_scenario(Fields(scenario, str(path))), ModelWorlds(kernel=True))
 
 
 @pytest.fixture

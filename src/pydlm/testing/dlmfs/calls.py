@@ -15,7 +15,7 @@ from typing import IO, Any
 
 __all__ = ["CALLS", "serve"]
 
-Answer = dict[str, Any]
+_Answer = dict[str, Any]
 
 _POLL = {name: getattr(select, name) for name in ("POLLIN", "POLLOUT", "POLLPRI", "POLLRDNORM")}
 _POLL_FOUND = _POLL | {name: getattr(select, name) for name in ("POLLERR", "POLLHUP", "POLLNVAL")}
@@ -69,12 +69,12 @@ def _bits(words: dict[str, int], value: int) -> list[str]:
     return [word for word, bit in words.items() if value & bit]
 
 
-def _found(epoll: select.epoll, seconds: float) -> Answer:
+def _found(epoll: select.epoll, seconds: float) -> _Answer:
     found = epoll.poll(seconds)
     return {"ret": len(found), "revents": _bits(_EPOLL_FOUND, found[0][1]) if found else []}
 
 
-def _status(found: os.stat_result) -> Answer:
+def _status(found: os.stat_result) -> _Answer:
     words = ("size", "nlink", "uid", "gid", "blksize", "blocks")
     status = {word: getattr(found, f"st_{word}") for word in words}
     return {"st": {"mode": oct(found.st_mode), **status}}
@@ -101,7 +101,7 @@ class _Process:
     def access(self, path: str, mode: int) -> None:
         _call("access", os.fsencode(path), mode)
 
-    def cat(self, path: str) -> Answer:
+    def cat(self, path: str) -> _Answer:
         return {"text": Path(path).read_text().strip()}
 
     def chmod(self, path: str, mode: int) -> None:
@@ -113,7 +113,7 @@ class _Process:
     def link(self, path: str, new: str) -> None:
         os.link(path, new)
 
-    def listdir(self, path: str) -> Answer:
+    def listdir(self, path: str) -> _Answer:
         return {"names": sorted(os.listdir(path))}
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -122,7 +122,7 @@ class _Process:
     def mknod(self, path: str, mode: int) -> None:
         os.mknod(path, mode)
 
-    def open(self, path: str, words: str, mode: int = 0o666) -> Answer:
+    def open(self, path: str, words: str, mode: int = 0o666) -> _Answer:
         flags = 0
         for word in words.split("|"):
             flags |= getattr(os, f"O_{word}")
@@ -137,10 +137,10 @@ class _Process:
     def setxattr(self, path: str) -> None:
         os.setxattr(path, "user.x", b"x")
 
-    def stat(self, path: str) -> Answer:
+    def stat(self, path: str) -> _Answer:
         return _status(os.stat(path))
 
-    def statfs(self, path: str) -> Answer:
+    def statfs(self, path: str) -> _Answer:
         found = _Statfs()
         _call("statfs", os.fsencode(path), ctypes.byref(found))
         numbers = {word: getattr(found, word) for word in ("bsize", "blocks", "files", "namelen")}
@@ -164,15 +164,15 @@ class _Process:
         os.close(self._fd(name))
         del self.files[name]
 
-    def dup(self, name: str) -> Answer:
+    def dup(self, name: str) -> _Answer:
         return {"ret": os.dup(self._fd(name))}
 
-    def epoll(self, name: str, seconds: float) -> Answer:
+    def epoll(self, name: str, seconds: float) -> _Answer:
         with select.epoll() as epoll:
             epoll.register(self._fd(name), select.EPOLLIN)
             return _found(epoll, seconds)
 
-    def epoll_et(self, name: str, seconds: float) -> Answer:
+    def epoll_et(self, name: str, seconds: float) -> _Answer:
         epoll = self._edges.get(name)
         if epoll is None:
             epoll = self._edges[name] = select.epoll()
@@ -189,7 +189,7 @@ class _Process:
     def flock(self, name: str, how: int) -> None:
         fcntl.flock(self._fd(name), how)
 
-    def fstat(self, name: str) -> Answer:
+    def fstat(self, name: str) -> _Answer:
         return _status(os.fstat(self._fd(name)))
 
     def fsync(self, name: str) -> None:
@@ -201,37 +201,37 @@ class _Process:
     def ioctl(self, name: str, request: int) -> None:
         fcntl.ioctl(self._fd(name), request, bytes(64))
 
-    def lseek(self, name: str, to: int, whence: int) -> Answer:
+    def lseek(self, name: str, to: int, whence: int) -> _Answer:
         return {"ret": os.lseek(self._fd(name), to, whence)}
 
     def mmap(self, name: str) -> None:
         mmap.mmap(self._fd(name), 64, mmap.MAP_SHARED, mmap.PROT_READ).close()
 
-    def poll(self, name: str, events: str, milliseconds: int) -> Answer:
+    def poll(self, name: str, events: str, milliseconds: int) -> _Answer:
         poll = select.poll()
         poll.register(self._fd(name), sum(_POLL[word] for word in events.split("|")))
         found = poll.poll(milliseconds)
         return {"ret": len(found), "revents": _bits(_POLL_FOUND, found[0][1]) if found else []}
 
-    def pread(self, name: str, count: int, at: int) -> Answer:
+    def pread(self, name: str, count: int, at: int) -> _Answer:
         data = os.pread(self._fd(name), count, at)
         return {"ret": len(data), "data": data.hex()}
 
-    def pwrite(self, name: str, data: str, at: int) -> Answer:
+    def pwrite(self, name: str, data: str, at: int) -> _Answer:
         return {"ret": os.pwrite(self._fd(name), bytes.fromhex(data), at)}
 
-    def read(self, name: str, count: int) -> Answer:
+    def read(self, name: str, count: int) -> _Answer:
         data = os.read(self._fd(name), count)
         return {"ret": len(data), "data": data.hex()}
 
-    def select(self, name: str, seconds: float) -> Answer:
+    def select(self, name: str, seconds: float) -> _Answer:
         fd = self._fd(name)
         lists = select.select([fd], [], [fd], seconds)
         words = zip(("read", "write", "except"), lists, strict=True)
         ready = [word for word, found in words if found]
         return {"ret": len(ready), "ready": ready}
 
-    def write(self, name: str, data: str) -> Answer:
+    def write(self, name: str, data: str) -> _Answer:
         return {"ret": os.write(self._fd(name), bytes.fromhex(data))}
 
 

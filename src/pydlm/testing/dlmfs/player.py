@@ -19,9 +19,9 @@ from pydlm.testing.dlmfs.rules import Rule, explain
 __all__ = ["Difference", "Result", "mounts", "replay"]
 
 #: Seconds until a call that should return, has.
-PATIENCE = 10.0
+_PATIENCE = 10.0
 #: Seconds after which a call that has not returned is said to wait, and what has not come, not to.
-SETTLED = 0.05
+_SETTLED = 0.05
 
 _LOOKS = ("poll", "select", "epoll", "epoll_et")
 
@@ -102,7 +102,7 @@ class _Player:
         elif step.skipped:
             got = {}
         elif step.call == "kill":
-            self.caller(step).kill(signal.Signals[step.args[0]], PATIENCE)
+            self.caller(step).kill(signal.Signals[step.args[0]], _PATIENCE)
             got = {"ret": 0}
         else:
             got = self.call(number, step)
@@ -114,11 +114,11 @@ class _Player:
         args = [self.path(step.node, arg) if isinstance(arg, str) else arg for arg in step.args]
         wanted = step.outcome
         if step.call in _LOOKS and self.scenario.nodes > 1 and not wanted.get("ret"):
-            time.sleep(SETTLED)  # what should not come would have come by now
-        end = time.monotonic() + PATIENCE / 5
+            time.sleep(_SETTLED)  # what should not come would have come by now
+        end = time.monotonic() + _PATIENCE / 5
         while True:
             caller.call(step.call, args, step.file)
-            answer = caller.answer(SETTLED if "blocked" in wanted else PATIENCE)
+            answer = caller.answer(_SETTLED if "blocked" in wanted else _PATIENCE)
             if answer is None:
                 self.waiting[number] = (step.node, step.proc)
                 return {"blocked": True}
@@ -142,9 +142,9 @@ class _Player:
         expected = {number for number, _, _ in step.outcome["completed"]}
         found = []
         for number, who in list(self.waiting.items()):
-            patience = PATIENCE if number in expected else 0.0
+            patience = _PATIENCE if number in expected else 0.0
             if step.call == "kill" and who == (step.node, step.proc):
-                patience = SETTLED
+                patience = _SETTLED
             answer = self.callers[who].answer(patience)
             if answer is not None:
                 del self.waiting[number]
@@ -169,14 +169,14 @@ class _Player:
         self.dead.append(daemon)
         for who, caller in self.callers.items():
             if who[0] == node and caller.alive:
-                caller.kill(signal.SIGKILL, PATIENCE)
+                caller.kill(signal.SIGKILL, _PATIENCE)
                 self.waiting = {n: w for n, w in self.waiting.items() if w != who}
 
     def end(self) -> None:
         """End the processes, remove what they have made, mount again what is dead."""
         for caller in self.callers.values():
             if caller.alive:
-                caller.kill(signal.SIGKILL, PATIENCE)
+                caller.kill(signal.SIGKILL, _PATIENCE)
         for daemon in self.dead:
             daemon.restart()
         for node, domain in self.made:
@@ -185,7 +185,7 @@ class _Player:
 
 def _remove(domain: Path) -> None:
     """Remove a domain. The last closes may still be under way, so files may be busy."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         try:
             for name in os.listdir(domain):
