@@ -16,6 +16,10 @@ PATIENCE = 20.0
 _SCRIPT = r"""
 import errno, fcntl, mmap, os, select, signal, sys
 os.umask(0o022)
+if len(sys.argv) > 1:  # only now: who becomes somebody else may not be able to read Python
+    os.setgroups([])
+    os.setgid(int(sys.argv[1]))
+    os.setuid(int(sys.argv[1]))
 signal.signal(signal.SIGUSR1, lambda *_: None)
 
 def raw_open(path, flags):
@@ -40,13 +44,10 @@ class Client:
 
     def __init__(self, uid: int | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-u", "-c", _SCRIPT],
+            [sys.executable, "-S", "-u", "-c", _SCRIPT, *([] if uid is None else [str(uid)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
         )
 
     @property
