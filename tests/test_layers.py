@@ -19,6 +19,7 @@ LAYERS = {
     "stacks": ["pydlm.stacks"],
     "stackglue": ["pydlm.stackglue"],
     "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking", "pydlm.cached", "pydlm.aio"],
+    "mount": ["pydlm.dlmfs"],
     "front ends": ["pydlm.cli", "pydlm.testing"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

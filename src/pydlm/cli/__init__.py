@@ -12,6 +12,7 @@ from pydlm.cli.bench import bench
 from pydlm.cli.demo import demo
 from pydlm.cli.host import app as host
 from pydlm.cli.locks import locks
+from pydlm.cli.mount import mount
 from pydlm.cli.torture import torture
 from pydlm.errors import DlmError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(terminal.common_options)
-for _command in (torture, bench, demo, locks):
+for _command in (torture, bench, demo, locks, mount):
     app.command()(_command)
 app.add_typer(host, name="host")
 
