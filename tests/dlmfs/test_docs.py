@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.dlmfs.client import PATIENCE, Client, opening
 from tests.dlmfs.mounts import Mounted, World, until
 
-from pydlm.testing.dlmfs_rules import DLMFS_RULES
+from pydlm.testing.dlmfs.rules import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dlmfs.md").read_text()
 INSTALL, SHELL, SLEEP = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -22,13 +22,9 @@ def script(text: str, mount: Mounted) -> str:
 
 
 def test_every_rule_is_in_the_table() -> None:
-    rows = [
-        f"| `{rule.name}` | {rule.kernel} | {rule.mount} | {rule.why} |" for rule in DLMFS_RULES
-    ]
+    rows = [f"| `{rule.name}` | {rule.kernel} | {rule.mount} | {rule.why} |" for rule in RULES]
     assert PAGE.endswith("\n".join(rows) + "\n")
-    assert [rule.wanted for rule in DLMFS_RULES] == sorted(
-        (rule.wanted for rule in DLMFS_RULES), reverse=True
-    )
+    assert [rule.wanted for rule in RULES] == sorted((rule.wanted for rule in RULES), reverse=True)
 
 
 def test_the_shell_session(world: World, client: Client) -> None:

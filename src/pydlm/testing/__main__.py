@@ -81,7 +81,7 @@ def _replay_dlmfs(files: list[str], paths: list[str], verbose: bool) -> int:
 
 def _tell(result: Result | dlmfs.Result, verbose: bool) -> None:
     if result.verdict == "failed" or (verbose and result.rule):
-        rule = f" [{result.rule.name}: {result.rule.sentence}]" if result.rule else ""
+        rule = f" [{result.rule}]" if result.rule else ""
         sys.stdout.write(f"{result.scenario.name}: {result.differences[0]}{rule}\n")
 
 

@@ -30,6 +30,10 @@ class Rule:
     #: Yields (index of a step where it fires, what it explains from there on).
     fire: Callable[[Scenario], Iterator[tuple[int, _Explains]]]
 
+    def __str__(self) -> str:
+        """Return its name and what it says."""
+        return f"{self.name}: {self.sentence}"
+
 
 def explain(scenario: Scenario, got: list[Outcome]) -> Rule | None:
     """Return the rule that explains the first difference, None if any difference is left."""

@@ -1,4 +1,4 @@
-"""The rules by which a mount does something else than ocfs2_dlmfs as recorded, all of them.
+"""The rules by which a mount does something else than ocfs2_dlmfs, all of them.
 
 A scenario deviates, rather than fails, if each of its differing steps is explained by a rule, which
 also says what must have come instead.
@@ -22,13 +22,26 @@ class Rule(NamedTuple):
     """Why a step may go differently."""
 
     name: str
-    sentence: str
+    kernel: str
+    mount: str
+    why: str
+    wanted: bool  #: because users are better off so; or else FUSE leaves no choice
+    #: Whether a step went differently because of it, and as it says.
     explains: Callable[[Scenario, list[_Outcome], int], bool]
+
+    def __str__(self) -> str:
+        """Return its name and what the mount does."""
+        return f"{self.name}: {self.mount}"
 
 
 def explain(scenario: Scenario, got: list[_Outcome], index: int) -> Rule | None:
     """Return the first rule that explains how the step `index` went."""
     return next((rule for rule in RULES if rule.explains(scenario, got, index)), None)
+
+
+def _never(_scenario: Scenario, _got: list[_Outcome], _index: int) -> bool:
+    """Of what no recording shows."""
+    return False
 
 
 def _only(step: Step, got: _Outcome, *keys: str) -> bool:
@@ -110,46 +123,93 @@ def _is_right(scenario: Scenario, got: list[_Outcome], index: int) -> bool:
     )
 
 
-#: In the order in which they are tried.
+#: In the order in which they are tried; first those that are wanted.
 RULES = (
     Rule(
-        "magic",
-        "statfs tells FUSE's magic number, as of any file system in user space; what `pydlm "
-        "exec-o2dlm` runs is told the kernel's.",
-        _magic,
-    ),
-    Rule(
-        "capabilities",
-        "The parameters of the module ocfs2_dlmfs are there only where that is loaded; `pydlm "
-        "exec-o2dlm` shows them.",
-        _capabilities,
-    ),
-    Rule(
         "trylock",
-        "O_NONBLOCK fails with ETXTBSY, as on o2cb; on the user-space stacks the kernel hangs.",
+        "On the user-space cluster stack, O_NONBLOCK against another node hangs for ever.",
+        "ETXTBSY at once, as on o2cb.",
+        "It says that it does not block.",
+        True,
         _trylock,
     ),
     Rule(
-        "signal",
-        "A signal ends an open that waits, with EINTR, and SIGKILL the process; the kernel goes on "
-        "waiting until it has the lock.",
+        "interrupt",
+        "A blocked open returns EINTR only when the lock arrives, and SIGKILL kills no sooner; the "
+        "node has the lock cached then.",
+        "A signal that is handled ends it with EINTR at once, SIGKILL kills at once; so too a "
+        "blocked unlink. The request is taken back, and nothing of it is left.",
+        "A program that cannot be stopped is a fault.",
+        True,
         _signal,
     ),
     Rule(
         "rebuilt",
-        "Who writes an invalid lock value block makes it valid at once, also for the own node; the "
-        "kernel reads nothing until the node has let the lock go.",
+        "A node that has found the block invalid goes on reading 0 bytes, even what it has written "
+        "itself, as long as it keeps the lock.",
+        "Once it has been written it is valid again: bytes that were not written are zeros.",
+        "Who rebuilds a value must be able to read it back.",
+        True,
         _rebuilt,
     ),
     Rule(
+        "pwrite",
+        "Bytes written at an offset land at the start of the block; only count and position obey "
+        "the offset.",
+        "They land at the offset, and so does what one write after the other writes.",
+        "It is what pwrite means, and read already obeys it.",
+        True,
+        _offset,
+    ),
+    Rule(
+        "magic",
+        "statfs reports the magic number of dlmfs, 0x76a9f425.",
+        "FUSE's, 0x65735546.",
+        "The kernel reports its own for every FUSE file system.",
+        False,
+        _magic,
+    ),
+    Rule(
+        "capabilities",
+        "/sys/module/ocfs2_dlmfs/parameters/capabilities says `bast stackglue`.",
+        "There is no such file, unless the module is loaded too.",
+        "It belongs to the kernel module.",
+        False,
+        _capabilities,
+    ),
+    Rule(
         "append",
-        "After a write with O_APPEND the position is counted from 64, the size of the file, which "
-        "is what the kernel does of any file.",
+        "O_APPEND is ignored: the position begins at 0, and goes on with each write.",
+        "What is written lands as if O_APPEND were ignored, but lseek shows a position past the "
+        "end.",
+        "The kernel moves the position to the end of the 64 bytes before it calls.",
+        False,
         _append,
     ),
     Rule(
-        "offset",
-        "A write lands at its offset; the kernel puts it at the start, and only counts from there.",
-        _offset,
+        "close",
+        "close(2) returns when the lock may be had elsewhere.",
+        "It may return a moment earlier: O_NONBLOCK on another mount can still meet ETXTBSY. "
+        "On the same mount, and for who waits, it makes no difference.",
+        "FUSE tells of the last close without waiting for an answer. What it waits for, `flush`, "
+        "comes with every close of a copy too, so it must not let go.",
+        False,
+        _never,
+    ),
+    Rule(
+        "private-mmap",
+        "Every mmap fails with ENODEV.",
+        "Only a shared one does; a private one is a copy of the block.",
+        "FUSE refuses only shared mappings of files with direct I/O.",
+        False,
+        _never,
+    ),
+    Rule(
+        "domain-names",
+        "Any bytes are a domain's name.",
+        "UTF-8 only, else EINVAL; the lockspace of `.x` is called `%2Ex`, and that of `%x` `%25x`.",
+        "Lockspaces have names that are text, and do not begin with a dot.",
+        False,
+        _never,
     ),
 )
