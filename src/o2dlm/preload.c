@@ -39,7 +39,7 @@
 #define CAPABILITIES "bast stackglue"	/* as ocfs2_dlmfs has it: no newline */
 
 /* pydlm.o2dlm.capabilities.PYDLM_MOUNT */
-#define MOUNT_TYPE "fuse.pydlm"
+#define MOUNT_TYPE "fuse.dlmfs"
 
 #define EXPORT __attribute__((visibility("default")))
 

@@ -14,7 +14,7 @@ CAPABILITIES_FILE: Final = "/sys/module/ocfs2_dlmfs/parameters/capabilities"
 
 #: File system types, as /proc/self/mountinfo has them.
 KERNEL_DLMFS: Final = "ocfs2_dlmfs"
-PYDLM_MOUNT: Final = "fuse.pydlm"
+PYDLM_MOUNT: Final = "fuse.dlmfs"
 
 
 def dlmfs_type(descriptor: int) -> str | None:
