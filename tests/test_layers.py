@@ -19,7 +19,7 @@ LAYERS = {
     "stacks": ["pydlm.stacks"],
     "stackglue": ["pydlm.stackglue"],
     "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking", "pydlm.cached", "pydlm.aio"],
-    "front ends": ["pydlm.cli", "pydlm.o2dlm", "pydlm.testing"],
+    "front ends": ["pydlm.cli", "pydlm.dlmfs", "pydlm.o2dlm", "pydlm.testing"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 

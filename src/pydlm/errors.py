@@ -21,6 +21,7 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "LockspaceFull",
+    "MountFailed",
     "NoSuchLock",
     "NotHeld",
     "StackUnavailable",
@@ -134,6 +135,12 @@ class LockLost(DlmError):
     """The stack below has lost this lock; nothing it protected may be touched any more."""
 
     default_errno = _errno.EOWNERDEAD
+
+
+class MountFailed(DlmError, OSError):
+    """A file system could not be mounted there."""
+
+    default_errno = _errno.EPERM
 
 
 class Unsupported(DlmError, NotImplementedError):

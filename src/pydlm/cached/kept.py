@@ -5,17 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydlm.blocking.block import Block
 from pydlm.blocking.reader import EventFd
-from pydlm.cached.actions import Outcome, Waiter
+from pydlm.cached.actions import Counters, Outcome, Waiter
 from pydlm.cached.state import StateMachine
 from pydlm.contract import Stack
 from pydlm.types import Mode
-
-if TYPE_CHECKING:
-    from pydlm._core import Gate
 
 __all__ = ["Kept", "ThreadWaiter"]
 
@@ -52,7 +49,11 @@ class Kept:
     """A cached lock on its stack. All but `block` and `descriptor` is the keeper's to change."""
 
     def __init__(
-        self, gate: Gate, name: bytes, stack: Stack, on_drop: Callable[[Any, Mode], object] | None
+        self,
+        gate: Counters,
+        name: bytes,
+        stack: Stack,
+        on_drop: Callable[[Any, Mode], object] | None,
     ) -> None:
         self.gate = gate
         self.name = name
@@ -65,7 +66,7 @@ class Kept:
         self._shown = False
         self._on_drop = on_drop
 
-    def on_drop(self, gate: Gate, mode: Mode) -> object:
+    def on_drop(self, gate: Counters, mode: Mode) -> object:
         """Call the user's callback; return what it returns."""
         return None if self._on_drop is None else self._on_drop(gate, mode)
 

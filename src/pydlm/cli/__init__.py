@@ -13,6 +13,7 @@ from pydlm.cli.demo import demo
 from pydlm.cli.exec_o2dlm import exec_o2dlm
 from pydlm.cli.host import app as host
 from pydlm.cli.locks import locks
+from pydlm.cli.mount import mount
 from pydlm.cli.torture import torture
 from pydlm.errors import DlmError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(terminal.common_options)
-for _command in (torture, bench, demo, locks):
+for _command in (torture, bench, demo, locks, mount):
     app.command()(_command)
 # All that follows the program is the program's.
 app.command(
