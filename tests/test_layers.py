@@ -19,7 +19,8 @@ LAYERS = {
     "stacks": ["pydlm.stacks"],
     "stackglue": ["pydlm.stackglue"],
     "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking", "pydlm.cached", "pydlm.aio"],
-    "front ends": ["pydlm.cli", "pydlm.dlmfs", "pydlm.o2dlm", "pydlm.testing"],
+    "mount": ["pydlm.dlmfs"],
+    "front ends": ["pydlm.cli", "pydlm.o2dlm", "pydlm.testing"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 
