@@ -8,9 +8,9 @@
  *     not loaded, opening that file for reading gives one that says so.
  *
  * All else goes through unchanged. What is here keeps no state but the addresses
- * of libc's functions, takes no lock, allocates nothing, and leaves errno as
- * libc's function left it: so it is as safe in threads and signal handlers as
- * what it stands before.
+ * of libc's functions, takes no lock, allocates nothing, and changes errno only
+ * where a call fails: so it is as safe in threads and signal handlers as what it
+ * stands before.
  */
 
 /* The fortified headers would redirect the functions that are defined here,
@@ -268,7 +268,6 @@ static int open_parameter(int flags)
 {
 	const int seals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
 	const ssize_t size = sizeof(CAPABILITIES) - 1;
-	int saved = errno;
 	int fd = memfd_create("capabilities", MFD_ALLOW_SEALING |
 			      (flags & O_CLOEXEC ? MFD_CLOEXEC : 0));
 
@@ -280,16 +279,19 @@ static int open_parameter(int flags)
 		errno = ENOENT;
 		return -1;
 	}
-	errno = saved;
 	return fd;
 }
 
-static int opened(int fd, const char *path, int flags)
+/* What an open() should have returned that has returned `fd`; errno was `before`. */
+static int opened(int fd, const char *path, int flags, int before)
 {
 	if (fd >= 0 || (flags & O_ACCMODE) != O_RDONLY || !lacks_module(path) ||
 	    (flags & (O_CREAT | O_DIRECTORY | O_PATH)))
 		return fd;
-	return open_parameter(flags);
+	fd = open_parameter(flags);
+	if (fd >= 0)
+		errno = before;
+	return fd;
 }
 
 /* The argument after `flags` is there if, and only if, a file may be made. */
@@ -305,15 +307,19 @@ static int opened(int fd, const char *path, int flags)
 #define OPEN(name)							\
 	EXPORT int name(const char *path, int flags, ...)		\
 	{								\
+		int before = errno;					\
 		MODE_AFTER(flags, mode)					\
-		return opened(CALL(-1, name, path, flags, mode), path, flags); \
+		return opened(CALL(-1, name, path, flags, mode),	\
+			      path, flags, before);			\
 	}
 
 #define OPENAT(name)							\
 	EXPORT int name(int dir, const char *path, int flags, ...)	\
 	{								\
+		int before = errno;					\
 		MODE_AFTER(flags, mode)					\
-		return opened(CALL(-1, name, dir, path, flags, mode), path, flags); \
+		return opened(CALL(-1, name, dir, path, flags, mode),	\
+			      path, flags, before);			\
 	}
 
 OPEN(open)
@@ -326,14 +332,18 @@ OPENAT(openat64)
 	EXPORT int name(const char *path, int flags);			\
 	int name(const char *path, int flags)				\
 	{								\
-		return opened(CALL(-1, name, path, flags), path, flags);	\
+		int before = errno;					\
+		return opened(CALL(-1, name, path, flags),		\
+			      path, flags, before);			\
 	}
 
 #define OPENAT_2(name)							\
 	EXPORT int name(int dir, const char *path, int flags);		\
 	int name(int dir, const char *path, int flags)			\
 	{								\
-		return opened(CALL(-1, name, dir, path, flags), path, flags); \
+		int before = errno;					\
+		return opened(CALL(-1, name, dir, path, flags),		\
+			      path, flags, before);			\
 	}
 
 OPEN_2(__open_2)
@@ -342,7 +352,7 @@ OPENAT_2(__openat_2)
 OPENAT_2(__openat64_2)
 
 /* libo2dlm's own way to it. */
-static FILE *fopened(FILE *file, const char *path, const char *mode)
+static FILE *fopened(FILE *file, const char *path, const char *mode, int before)
 {
 	int fd;
 
@@ -352,17 +362,23 @@ static FILE *fopened(FILE *file, const char *path, const char *mode)
 	if (fd < 0)
 		return NULL;
 	file = fdopen(fd, mode);
-	if (!file)
+	if (file)
+		errno = before;
+	else
 		close(fd);
 	return file;
 }
 
 EXPORT FILE *fopen(const char *path, const char *mode)
 {
-	return fopened(CALL(NULL, fopen, path, mode), path, mode);
+	int before = errno;
+
+	return fopened(CALL(NULL, fopen, path, mode), path, mode, before);
 }
 
 EXPORT FILE *fopen64(const char *path, const char *mode)
 {
-	return fopened(CALL(NULL, fopen64, path, mode), path, mode);
+	int before = errno;
+
+	return fopened(CALL(NULL, fopen64, path, mode), path, mode, before);
 }
