@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.o2dlm.nodes import MountPoint, Node
+from tests.o2dlm.nodes import PYDLM, MountPoint, Node
 
 from pydlm.dlmfs.fuse import Operations, Session
 from pydlm.errors import Unsupported
@@ -114,7 +114,8 @@ def mounted(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
             if mount is not None:
                 mount.end()
             path = tmp_path_factory.mktemp("mounts") / f"node{number}"
-            mounts[number] = mount = MountPoint(path, f"host:{host}")
+            command = (*PYDLM, "mount", path, "--stack", f"host:{host}")
+            mounts[number] = mount = MountPoint(path, command)
         return mount
 
     yield mounted

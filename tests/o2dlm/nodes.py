@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 #: Seconds within which something has to come that comes at once on an idle machine.
@@ -42,9 +43,9 @@ class Program:
     def tell(self, line: str = "") -> None:
         self.process.stdin.write(line + "\n")
 
-    def answer(self) -> str:
-        """The next line; fails if none comes."""
-        line = self._answers.get(timeout=PATIENCE)
+    def answer(self, seconds: float = PATIENCE) -> str:
+        """The next line; fails if none comes in that time."""
+        line = self._answers.get(timeout=seconds)
         assert line is not None, f"{self.process.args} ended with {self.process.wait(PATIENCE)}"
         return line
 
@@ -57,8 +58,9 @@ class Program:
         self.process.wait(PATIENCE)
 
     def end(self) -> int:
-        """Have it read the end of its input, and return its exit status."""
-        self.process.stdin.close()
+        """Have it read the end of its input, and return its exit status. May be called again."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             return self.process.wait(PATIENCE)
         finally:
@@ -101,12 +103,12 @@ class Node(Program):
 
 
 class MountPoint:
-    """`pydlm mount`, in a process of its own, until it is unmounted."""
+    """A directory and the process that has mounted something there, until it is unmounted."""
 
-    def __init__(self, path: Path, stack: str, *options: str) -> None:
+    def __init__(self, path: Path, command: Sequence[str | Path]) -> None:
         self.path = path
         path.mkdir()
-        self.process = subprocess.Popen([*PYDLM, "mount", path, "--stack", stack, *options])
+        self.process = subprocess.Popen(command)
         wait_for(lambda: path.is_mount() or self.process.poll() is not None)
         assert self.process.poll() is None, "the mount has ended"
 

@@ -18,8 +18,9 @@ from typing import Final, NamedTuple
 
 from pydlm.errors import BadArgument, DlmError, Unsupported
 
-__all__ = ["check_program", "find_program", "preload_environment", "preload_library"]
+__all__ = ["LIBRARY", "check_program", "find_program", "preload_environment", "preload_library"]
 
+LIBRARY: Final = "libo2dlm_preload.so"
 #: Interpreters of interpreters that the kernel follows (BINPRM_MAX_RECURSION is 4 or 5).
 _SCRIPTS: Final = 4
 _PT_INTERP: Final = 3
@@ -27,7 +28,7 @@ _PT_INTERP: Final = 3
 
 def preload_library() -> Path:
     """Return the library's path. Raises Unsupported if it was not built."""
-    path = Path(__file__).with_name("libo2dlm_preload.so")
+    path = Path(__file__).with_name(LIBRARY)
     if not path.exists():
         raise Unsupported(f"{path} is not there: install pydlm-locks anew, it builds the library")
     return path
@@ -99,15 +100,17 @@ def _elf(path: Path) -> _Elf | None:
     """Return what the headers of an ELF file say; None if it is something else. See elf(5)."""
     with path.open("rb") as file:
         head = file.read(64)
-        if head[:4] != b"\x7fELF" or len(head) < 52:
+        wide = head[4:5] == b"\x02"
+        if head[:4] != b"\x7fELF" or len(head) < (64 if wide else 52):
             return None
         order = "<" if head[5] == 1 else ">"
-        wide = head[4] == 2
         machine = struct.unpack_from(order + "H", head, 18)[0]
         at, size, count = (
             *struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28),
             *struct.unpack_from(order + "HH", head, 54 if wide else 42),
         )
+        if at >= os.fstat(file.fileno()).st_size:
+            return None
         file.seek(at)
         table = file.read(size * count)
     kinds = {
