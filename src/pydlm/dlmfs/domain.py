@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pydlm.cached.actions import Action, Outcome, Waiter
 from pydlm.cached.driver import Driver
 from pydlm.cached.kept import Kept
 from pydlm.contract import Stack
 from pydlm.types import Mode
 
-__all__ = ["Domain", "Uses", "Wait", "Watched", "lockspace_name"]
+__all__ = ["Domain", "Uses", "Wait", "lockspace_name"]
 
 
 def lockspace_name(domain: bytes) -> str:
@@ -65,33 +63,6 @@ class Uses:
         return self.watched and not (self.exclusive_uses if exclusive else self.shared_uses)
 
 
-class Watched(Kept):
-    """A lock that calls `notice` when it gets into somebody's way, or out of it, or is lost."""
-
-    def __init__(self, name: bytes, stack: Stack, notice: Callable[[Watched], object]) -> None:
-        self.uses = Uses()
-        super().__init__(self.uses, name, stack, None)
-        self._notice = notice
-        self._seen = (False, False)
-
-    @property
-    def is_blocking(self) -> bool:
-        """Whether somebody elsewhere wants it."""
-        return self.machine.blocking > Mode.NL
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the lock manager has lost it."""
-        return self.machine.error is not None
-
-    def show_blocked(self) -> None:
-        """Called after each step."""
-        now = (self.is_blocking, self.is_lost)
-        if now != self._seen:
-            self._seen = now
-            self._notice(self)
-
-
 class Wait(Waiter):
     """Whoever waits for a step of a lock to be through. Derive from it: `ended`."""
 
@@ -132,18 +103,21 @@ class Domain(Driver):
             events = self.stack.dispatch()
             for event in events:
                 self._route(event)
-            told = self.told[:]
-            self.told.clear()
-            for wait, outcome in told:
-                wait.ended(outcome)
-            if not events and not told:
+            if not self._tell() and not events:
                 return
+
+    def _tell(self) -> bool:
+        told = self.told[:]
+        self.told.clear()
+        for wait, outcome in told:
+            wait.ended(outcome)
+        return bool(told)
 
     def leave(self) -> None:
         """Leave the lockspace. What idle locks have cached is published."""
         for kept in list(self._locks.values()):
             self._cut_off(kept)
-        self.told.clear()
+        self._tell()
         self.stack.disconnect()
 
     def run_on_drop(self, kept: Kept, mode: Mode) -> None:

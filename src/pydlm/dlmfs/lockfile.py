@@ -7,11 +7,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from pydlm.cached.actions import Outcome
-from pydlm.dlmfs.domain import Domain, Wait, Watched
+from pydlm.cached.kept import Kept
+from pydlm.dlmfs.domain import Domain, Uses, Wait
 from pydlm.dlmfs.fuse import PollHandle, Request
 from pydlm.errors import Closed, DlmError, LockLost
+from pydlm.types import Mode
 
-__all__ = ["LockFile", "NodeOwned", "OpenFile", "OpenOwned"]
+__all__ = ["LockFile", "NodeOwned", "OpenFile", "OpenOwned", "Watched"]
+
+
+class Watched(Kept):
+    """A lock. Those who sleep on its open files wake when it gets into somebody's way, or out."""
+
+    def __init__(self, domain: Domain, name: bytes) -> None:
+        self.uses = Uses()
+        super().__init__(self.uses, name, domain.stack, None)
+        self.open_files: set[OpenFile] = set()
+        self._seen = (False, False)
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether somebody elsewhere wants it."""
+        return self.machine.blocking > Mode.NL
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lock manager has lost it."""
+        return self.machine.error is not None
+
+    def show_blocked(self) -> None:
+        """Called after each step."""
+        now = (self.is_blocking, self.is_lost)
+        if now != self._seen:
+            self._seen = now
+            for opened in self.open_files:
+                opened.wake()
 
 
 class OpenFile:
@@ -45,6 +75,11 @@ class OpenFile:
         if self.sleeper is not None:
             self.sleeper.destroy()
         self.sleeper = sleeper
+
+    def wake(self) -> None:
+        """Have those who sleep in poll look again."""
+        if self.sleeper is not None:
+            self.sleeper.notify()
 
     def close(self) -> None:
         """Its last descriptor is closed."""
@@ -83,6 +118,8 @@ class _Opening(Wait):
 
     def ended(self, outcome: Outcome | BaseException) -> None:
         """It has the lock, or will not have it."""
+        if self.request.answered:
+            return  # interrupted: nobody waits any more
         if outcome is Outcome.DONE and not self.file.doomed:
             self.file.waits -= 1
             self.file.begin(self.kept, self.exclusive, self.then)
@@ -97,8 +134,7 @@ class _Opening(Wait):
     def _give_up(self, number: int) -> None:
         self.request.fail(number)
         self.file.domain.step(self.kept, self.kept.machine.abandon(self))
-        self.file.waits -= 1
-        self.file.left(self.kept)
+        self.file.gave_up(self.kept)
 
 
 class LockFile(ABC):
@@ -107,7 +143,7 @@ class LockFile(ABC):
     def __init__(self, domain: Domain, name: bytes) -> None:
         self.domain = domain
         self.name = name
-        self.open_files: set[OpenFile] = set()
+        self.opens = 0  #: open files
         self.waits = 0  #: opens that have not been answered
         self._unlink: Request | None = None
         self._unlinked: Callable[[], object] | None = None
@@ -158,20 +194,24 @@ class LockFile(ABC):
     def begin(self, kept: Watched, exclusive: bool, then: Callable[[OpenFile], bool]) -> None:
         """An open has the lock."""
         opened = OpenFile(self, kept, exclusive)
-        self.open_files.add(opened)
+        kept.open_files.add(opened)
+        self.opens += 1
         if not then(opened):
             opened.close()
 
     def close(self, opened: OpenFile) -> None:
         """An open file is no more."""
-        self.open_files.remove(opened)
         kept = opened.kept
+        kept.open_files.remove(opened)
+        self.opens -= 1
         if kept.uses.leave(opened.exclusive):
             self.domain.step(kept, kept.machine.ended())
-        self.left(kept)
+            self.domain.settle()
+        self._unused(kept)
 
-    def left(self, kept: Watched) -> None:
-        """Nobody stands behind a use any more, begun or not."""
+    def gave_up(self, kept: Watched) -> None:
+        """An open has not had the lock."""
+        self.waits -= 1
         self._unused(kept)
         if self.doomed and not self.waits:
             self._destroy()
@@ -182,7 +222,7 @@ class LockFile(ABC):
 
         Who waits to open it goes on waiting, in vain; so long does this wait too.
         """
-        if self.open_files or self.doomed:
+        if self.opens or self.doomed:
             request.fail(errno.EBUSY)
             return
         self._unlink, self._unlinked = request, then
@@ -196,20 +236,14 @@ class LockFile(ABC):
 
     def _new_lock(self) -> Watched:
         """Return a lock that is about to be attached."""
-        kept = Watched(self.name, self.domain.stack, self._notice)
+        kept = Watched(self.domain, self.name)
         self.domain.step(kept, kept.machine.attach(Wait(self.domain)))
         return kept
 
-    def _notice(self, kept: Watched) -> None:
-        """A lock has come into somebody's way, or out of it."""
-        for opened in self.open_files:
-            if opened.kept is kept and opened.sleeper is not None:
-                opened.sleeper.notify()
-
     def _spare(self) -> None:
         """Whoever wanted to unlink it has got a signal."""
-        request, self._unlink = self._unlink, None
-        if request is not None:
+        if self.waits and self._unlink is not None:  # else it is being done already
+            request, self._unlink = self._unlink, None
             request.fail(errno.EINTR)
 
     def _destroy(self) -> None:
@@ -274,6 +308,7 @@ class OpenOwned(LockFile):
     def _unused(self, kept: Watched) -> None:
         if not kept.machine.closed:
             self.domain.step(kept, kept.machine.close(Wait(self.domain)))
+            self.domain.settle()
 
     def _rest(self) -> Watched | None:
         return self._anchor
