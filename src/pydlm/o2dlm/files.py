@@ -75,8 +75,11 @@ class FileDomain:
                 return
             except OSError as error:
                 if error.errno != errno.ENOENT or not chances:
+                    no_directory = error.errno == errno.ENOTDIR
                     raise O2dlmError(
-                        ErrorCode.LOCKING, f"cannot hold the domain {self._path}", cause=error
+                        ErrorCode.BAD_DOMAIN_DIR if no_directory else ErrorCode.LOCKING,
+                        f"cannot hold the domain {self._path}",
+                        cause=error,
                     ) from error
                 # Whoever was in it has left, and removed it, since we looked.
                 self._check_or_make()
@@ -86,11 +89,8 @@ class FileDomain:
             return
         try:
             os.mkdir(self._path, _DOMAIN_MODE)
-        except FileExistsError as error:
-            if not os.path.isdir(self._path):
-                raise O2dlmError(
-                    ErrorCode.BAD_DOMAIN_DIR, f"{self._path} is no directory", cause=error
-                ) from error
+        except FileExistsError:
+            return  # since we looked
         except OSError as error:
             raise O2dlmError(
                 ErrorCode.DOMAIN_CREATE, f"cannot make the domain {self._path}", cause=error
