@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,11 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.o2dlm.nodes import PYDLM, MountPoint, Node
+from tests.o2dlm.nodes import PYDLM, MountPoint, Node, wait_for
 
 from pydlm.dlmfs.fuse import Operations, Session
 from pydlm.errors import Unsupported
@@ -106,7 +108,7 @@ def mounted(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
         Session(Operations(), []).destroy()
     except Unsupported as error:
         lacking(str(error))
-    mounts: dict[int, MountPoint] = {}
+    mounts = _mounts
 
     def mounted(number: int) -> MountPoint:
         mount = mounts.get(number)
@@ -119,17 +121,36 @@ def mounted(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
         return mount
 
     yield mounted
-    for mount in mounts.values():
-        mount.end()
+    while mounts:
+        mounts.popitem()[1].end()
+
+
+_mounts: dict[int, MountPoint] = {}
+_numbers = count()
 
 
 @pytest.fixture
-def domain() -> str:
-    """A domain of the test's own."""
-    return f"test{next(_numbers)}"
+def domain() -> Iterator[str]:
+    """A domain of the test's own; removed from all mounts when its clients are gone."""
+    name = f"test{next(_numbers)}"
+    yield name
+    for mount in _mounts.values():
+        if mount.process.poll() is None:
+            wait_for(partial(removed, mount.path / name))
 
 
-_numbers = count()
+def removed(domain: Path) -> bool:
+    """Remove a domain; return whether nobody had a file of it open any more."""
+    try:
+        for path in domain.iterdir():
+            path.unlink()
+        domain.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        assert error.errno in (errno.EBUSY, errno.ENOTEMPTY), error
+        return False
+    return True
 
 
 @pytest.fixture(params=["stack", "mount", "C"])

@@ -40,10 +40,12 @@ def code_of(call: Callable[..., object], *arguments: object) -> ErrorCode:
     return raised.value.code
 
 
-@pytest.fixture(params=["stack", "mount"])
+@pytest.fixture(params=["local", "host", "mount"])
 def where(request: pytest.FixtureRequest, host: Path) -> Callable[[int], str]:
     """The place of the node of a number."""
-    if request.param == "stack":
+    if request.param == "local":
+        return lambda number: "local"
+    if request.param == "host":
         return lambda number: f"host:{host}"
     mounted = request.getfixturevalue("mounted")
     return lambda number: str(mounted(number).path)

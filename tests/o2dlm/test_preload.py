@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.o2dlm.conftest import HERE, Build, Mounts
-from tests.o2dlm.nodes import MountPoint
+from tests.o2dlm.nodes import PYDLM, MountPoint
 
 from pydlm.o2dlm.capabilities import CAPABILITIES_FILE
 from pydlm.o2dlm.preload import preload_environment, preload_library
@@ -68,6 +68,19 @@ def test_the_magic_is_changed_on_a_pydlm_mount_only(
         (mount / "magic").rmdir()
     finally:
         other.end()
+
+
+def test_the_real_library_needs_it(
+    build: Build, libo2dlm: list[str], mounted: Mounts, domain: str
+) -> None:
+    client = build("client", *libo2dlm)
+    calls = f"initialize {mounted(1).path} {domain}\nsupports_bast\n"
+    for command, said in (
+        ((client,), ["error NO_FS", "ok 0"]),
+        ((*PYDLM, "exec-o2dlm", client), ["ok", "ok 1"]),
+    ):
+        done = subprocess.run(command, input=calls, capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines() == said
 
 
 def test_a_mount_that_is_no_more(probe: Path, mounted: Mounts) -> None:

@@ -12,7 +12,7 @@ from pydlm.o2dlm.preload import preload_environment
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("iterations", [1500, pytest.param(50_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("iterations", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_nodes_count(
     iterations: int, build: Build, libo2dlm: list[str], mounted: Mounts, domain: str
 ) -> None:
