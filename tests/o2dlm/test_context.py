@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
+import os
 import pickle
 import re
 import select
@@ -28,6 +30,8 @@ from pydlm.o2dlm import (
     O2dlmError,
     capabilities,
 )
+from pydlm.stackglue import registry
+from pydlm.stacks.local import LocalStack
 
 EX, PR, TRY = O2DLM_LEVEL_EXMODE, O2DLM_LEVEL_PRMODE, O2DLM_TRYLOCK
 
@@ -208,6 +212,54 @@ def test_nothing_is_left_of_a_lock_without_descriptor(
     assert code is ErrorCode.INTERNAL_FAILURE
     assert code_of(a.unlock, "x") is ErrorCode.UNKNOWN_LOCK
     b.lock("x", 0, EX)
+
+
+class NoBast(LocalStack):
+    """A stack that tells no holder that its lock is wanted."""
+
+    capabilities = LocalStack.capabilities - {"bast"}
+
+
+def test_a_stack_that_cannot(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+    monkeypatch.setitem(registry._BUILT_IN, "nobast", (__name__, "NoBast"))
+    assert not o2dlm.supports_bast("nobast") and o2dlm.supports_stackglue("nobast")
+    with o2dlm.initialize("nobast", domain) as context:
+        code = code_of(context.lock_with_bast, "x", 0, EX, print)
+        assert code is ErrorCode.BAST_UNSUPPORTED
+        # What keeps a lock has to be told when to let go.
+        with pytest.raises(O2dlmError, match="bast") as raised:
+            context.lock("x", 0, EX)
+        assert raised.value.code is ErrorCode.SERVICE_UNAVAILABLE
+
+
+def test_a_child_has_nothing_of_its_parents_context(host: Path, domain: str) -> None:
+    with (
+        o2dlm.initialize(f"host:{host}", domain) as context,
+        o2dlm.initialize(f"host:{host}", domain) as other,
+    ):
+        context.lock("x", 0, EX)
+
+        def codes() -> list[str]:
+            calls = (
+                lambda: context.lock("y", 0, EX),
+                lambda: context.read_lvb("x"),
+                lambda: context.write_lvb("x", b"1"),
+                lambda: context.unlock("x"),
+            )
+            return [code_of(call).name for call in calls]
+
+        ours, its = os.pipe()
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                os.write(its, " ".join(codes()).encode())
+            os._exit(0)
+        os.close(its)
+        with open(ours) as pipe:
+            said = pipe.read().split()
+        os.waitpid(pid, 0)
+        assert said == ["LOCKING", "LVB_READ", "LVB_WRITE", "FAILED_UNLOCKS"]
+        assert code_of(other.lock, "x", TRY, PR) is ErrorCode.TRYLOCK_FAILED
 
 
 # Waiting.

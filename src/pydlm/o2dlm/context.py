@@ -115,12 +115,16 @@ class Context:
         return descriptor
 
     def unlock(self, lockid: str | bytes) -> None:
-        """Give a lock up. The node may keep it until another one asks. Raises UNKNOWN_LOCK."""
+        """Give a lock up. The node may keep it until another one asks.
+
+        Raises UNKNOWN_LOCK; FAILED_UNLOCKS on a stack that has lost it, or after a fork.
+        """
         self._check_live()
         name = _encoded(lockid)
         held = self._find(name)
+        if self._held.pop(name, None) is not held:
+            raise _unknown(name)  # another thread was faster
         self._basts.pop(self._poll_fds.pop(name, -1), None)
-        self._held.pop(name, None)
         held.unlock()
 
     def drop_lock(self, lockid: str | bytes) -> None:
@@ -231,12 +235,16 @@ class Context:
     def _find(self, name: bytes) -> HeldLock:
         held = self._held.get(name)
         if held is None or isinstance(held, _Taking):
-            raise O2dlmError(ErrorCode.UNKNOWN_LOCK, f"this context does not hold {name!r}")
+            raise _unknown(name)
         return held
 
 
 class _Taking:
     """Stands for a lock that a thread waits for."""
+
+
+def _unknown(name: bytes) -> O2dlmError:
+    return O2dlmError(ErrorCode.UNKNOWN_LOCK, f"this context does not hold the lock {name!r}")
 
 
 def _encoded(lockid: str | bytes) -> bytes:

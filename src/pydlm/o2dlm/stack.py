@@ -68,7 +68,12 @@ class StackLock:
 
     def unlock(self) -> None:
         """End the use; others get the lock when they ask for it."""
-        self._use.__exit__(None, None, None)
+        try:
+            self._use.__exit__(None, None, None)
+        except DlmError as error:
+            raise O2dlmError(
+                ErrorCode.FAILED_UNLOCKS, "cannot give the lock up", cause=error
+            ) from error
 
 
 class StackDomain:
@@ -76,7 +81,7 @@ class StackDomain:
 
     def __init__(self, stack: str, name: str) -> None:
         try:
-            self._lockspace = connect(name, stack, deadlock_wait=None)
+            self._lockspace = connect(name, stack)
         except StackUnavailable as error:
             raise O2dlmError(
                 ErrorCode.SERVICE_UNAVAILABLE, f"cannot use the stack {stack!r}", cause=error
