@@ -14,7 +14,7 @@ from pydlm.dlmfs.filesystem import Dlmfs
 from pydlm.dlmfs.fuse import Session
 from pydlm.dlmfs.lockfile import NodeOwned, OpenOwned
 from pydlm.errors import BadArgument, MountFailed
-from pydlm.stackglue import connect_stack
+from pydlm.stackglue import connect_stack, stack_connector
 
 __all__ = ["CREATORS", "OWNERS", "Mount"]
 
@@ -28,7 +28,7 @@ CREATORS: Final = {"owner": 0o755, "group": 0o775, "anyone": 0o1777}
 class Mount:
     """dlmfs on a directory. `stop` may be called by signal handlers and other threads.
 
-    Raises Unsupported where there is no FUSE, MountFailed, BadArgument.
+    Raises Unsupported where there is no FUSE, MountFailed, StackUnavailable, BadArgument.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Mount:
         for what, value, known in (("owner", owner, OWNERS), ("creators", creators, CREATORS)):
             if value not in known:
                 raise BadArgument(f"{what} is one of {', '.join(known)}, not {value!r}")
+        stack_connector(stack, "any")  # there is such a stack
         self._where = os.path.abspath(os.fspath(mount_point))
         _check_mount_point(self._where)
         self._poll = select.poll()

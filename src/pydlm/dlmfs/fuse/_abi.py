@@ -71,7 +71,13 @@ struct fuse_file_info {
     int flags;
     unsigned int writepage : 1;
     unsigned int direct_io : 1;
-    unsigned int _bits : 30;
+    unsigned int keep_cache : 1;
+    unsigned int flush : 1;
+    unsigned int nonseekable : 1;
+    unsigned int flock_release : 1;
+    unsigned int cache_readdir : 1;
+    unsigned int noflush : 1;
+    unsigned int _bits : 24;
     unsigned int _padding;
     uint64_t fh, lock_owner;
     uint32_t poll_events;

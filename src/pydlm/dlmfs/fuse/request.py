@@ -128,6 +128,7 @@ class Request:
         info = self._session.info
         info.fh = handle
         info.direct_io = direct
+        info.noflush = True  # nobody is interested in each close(2) of a copy
         return bool(self._session.lib.fuse_reply_open(raw, info) == 0)
 
     def data(self, data: bytes) -> bool:
