@@ -1,6 +1,8 @@
-"""Build `pydlm._core`, the one extension. All else about the package is in pyproject.toml.
+"""Build what is compiled; all else about the package is in pyproject.toml.
 
-Three environment variables choose a variant of it, and each variant has its own build directory:
+That is `pydlm._core`, the one extension, and a library that is preloaded into programs of others
+(`pydlm exec-o2dlm`). Three environment variables choose a variant, and each variant has its own
+build directory:
 
 PYDLM_DEBUG=1                      check every invariant after each operation
 PYDLM_CRASH=1                      it can be told to die at any point (tests/host)
@@ -11,6 +13,7 @@ import os
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 debug = os.environ.get("PYDLM_DEBUG", "0") not in ("", "0")
 crash = os.environ.get("PYDLM_CRASH", "0") not in ("", "0")
@@ -52,12 +55,41 @@ core = Extension(
     extra_link_args=link_args,
 )
 
+# No sanitizer: it would have to be in the foreign program too.
+preload = Extension(
+    "pydlm.o2dlm.libo2dlm_preload",
+    ["src/o2dlm/preload.c"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O2",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        *(["-Werror"] if debug and not sanitize else []),
+    ],
+)
+
+
+class BuildExt(build_ext):
+    """Gives a plain library its plain name: it is for no particular Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return the file's path below the packages."""
+        if fullname.rpartition(".")[2] == "libo2dlm_preload":
+            return os.path.join(*fullname.split(".")) + ".so"
+        return super().get_ext_filename(fullname)
+
+
 setup(
-    ext_modules=cythonize(
-        [core],
-        include_path=["src/core"],
-        build_dir=f"build/{variant}/cython",
-    ),
+    ext_modules=[
+        *cythonize(
+            [core],
+            include_path=["src/core"],
+            build_dir=f"build/{variant}/cython",
+        ),
+        preload,
+    ],
+    cmdclass={"build_ext": BuildExt},
     options={
         "build": {"build_base": f"build/{variant}"},
         # Nothing else notices that only the variant, so only the flags, have changed.

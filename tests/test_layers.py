@@ -20,7 +20,7 @@ LAYERS = {
     "stackglue": ["pydlm.stackglue"],
     "api": ["pydlm", "pydlm.lockspace", "pydlm.blocking", "pydlm.cached", "pydlm.aio"],
     "mount": ["pydlm.dlmfs"],
-    "front ends": ["pydlm.cli", "pydlm.testing"],
+    "front ends": ["pydlm.cli", "pydlm.o2dlm", "pydlm.testing"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 

@@ -1,4 +1,4 @@
-"""The recordings of ocfs2_dlmfs, replayed on real mounts; and what the replayer says of failures."""
+"""The recordings of ocfs2_dlmfs, replayed on real mounts; what the replayer says of failures."""
 
 from __future__ import annotations
 

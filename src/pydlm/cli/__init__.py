@@ -10,6 +10,7 @@ import typer
 from pydlm.cli import terminal
 from pydlm.cli.bench import bench
 from pydlm.cli.demo import demo
+from pydlm.cli.exec_o2dlm import exec_o2dlm
 from pydlm.cli.host import app as host
 from pydlm.cli.locks import locks
 from pydlm.cli.mount import mount
@@ -27,6 +28,11 @@ app = typer.Typer(
 app.callback()(terminal.common_options)
 for _command in (torture, bench, demo, locks, mount):
     app.command()(_command)
+# All that follows the program is the program's.
+app.command(
+    "exec-o2dlm",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)(exec_o2dlm)
 app.add_typer(host, name="host")
 
 
