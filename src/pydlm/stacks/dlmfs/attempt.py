@@ -1,0 +1,66 @@
+"""A file that is being opened, which takes the lock, for whoever wants it by the time it is had."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+
+from pydlm.types import Mode
+
+__all__ = ["Attempt"]
+
+
+class Attempt:
+    """One open of the file `path`, in PR or EX. Blocking; called in a thread but for `at_once`."""
+
+    def __init__(self, path: bytes, mode: Mode) -> None:
+        self.path = path
+        self.mode = mode
+        #: Who gets it; 0: whoever it was for has gone.
+        self.lkid = 0
+        self._flags = os.O_CREAT | os.O_CLOEXEC
+        self._flags |= os.O_RDWR if mode is Mode.EX else os.O_RDONLY
+        self._fd = -1
+
+    def at_once(self) -> int | None:
+        """Open it if nobody is in the way; None: somebody is. Raises OSError."""
+        try:
+            fd = os.open(self.path, self._flags | os.O_NONBLOCK, 0o664)
+        except OSError as error:
+            if error.errno == errno.ETXTBSY:
+                return None
+            raise
+        try:
+            fcntl.flock(fd, self._how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._fd = fd  # the node has the lock already, another connection of it holds it
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def wait(self) -> int:
+        """Open it as soon as that can be. Raises OSError."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            fd = os.open(self.path, self._flags, 0o664)
+        try:
+            fcntl.flock(fd, self._how)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def give_up(self) -> None:
+        """Let go what `at_once` has had."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
+
+    @property
+    def _how(self) -> int:
+        return fcntl.LOCK_EX if self.mode is Mode.EX else fcntl.LOCK_SH
