@@ -68,6 +68,7 @@ class World:
         self.locks.mkdir(mode=0o700)
         self.mounts: list[Mounted] = []
         self.clients: list[Client] = []
+        self.callbacks: list[Callable[[], object]] = []  #: called at the end, before all else
 
     @property
     def stack(self) -> str:
@@ -95,6 +96,8 @@ class World:
         assert not client.has_answered(), client.answer()
 
     def end(self) -> None:
+        for callback in self.callbacks:
+            callback()
         for client in self.clients:
             client.kill()
         for path in [str(path) for path in self.root.glob("mount*") if path.suffix != ".log"]:

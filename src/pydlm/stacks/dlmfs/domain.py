@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
@@ -60,16 +61,22 @@ class Domain:
             )
         return os.path.join(self._path, name)
 
-    def leave(self) -> None:
-        """Leave; the last connection of the node takes all files along, and the directory."""
+    def leave(self, waiting: Collection[bytes] = ()) -> None:
+        """Leave; the last connection of the node takes all files along, and the directory.
+
+        But not those of which somebody waits for the lock, as unlink would wait for him. Can be
+        called again when nobody does any more.
+        """
         self.abandon()
         with suppress(OSError):
-            os.unlink(os.path.join(self._path, self._member))
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._path, self._member))
             names = os.listdir(self._path)
             if not any(_is_member(name) for name in names):
-                for name in names:
-                    with suppress(OSError):  # in use
-                        os.unlink(os.path.join(self._path, name))
+                for path in [os.path.join(self._path, name) for name in names]:
+                    if path not in waiting:
+                        with suppress(OSError):  # in use
+                            os.unlink(path)
             os.rmdir(self._path)
 
     def abandon(self) -> None:

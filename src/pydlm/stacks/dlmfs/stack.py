@@ -119,7 +119,9 @@ class DlmfsStack(Stack):
         with self._guard:
             self._alive = False
             self._drop_all()
-        self._domain.leave()
+            waiting = {attempt.path for attempt in self._left_over}
+        self._threads.close()
+        self._domain.leave(waiting)
 
     def abandon_in_child(self) -> None:
         """Called after a fork, in the child."""
@@ -131,8 +133,9 @@ class DlmfsStack(Stack):
     def _drop_all(self) -> None:
         for lock in self._locks.values():
             lock.attempt.lkid = 0
-            lock.attempt.give_up()
-            if lock.fd >= 0:
+            if lock.fd < 0:
+                self._left_over.append(lock.attempt)
+            else:
                 with suppress(OSError):
                     os.close(lock.fd)
         self._locks.clear()
@@ -289,19 +292,18 @@ class DlmfsStack(Stack):
         with self._guard:
             self._check_live()
             for fd, found in self._epoll.poll(0):
-                if fd == self._bell:
-                    os.eventfd_read(fd)
-                elif (lkid := self._by_fd.get(fd)) is not None:
+                if (lkid := self._by_fd.get(fd)) is not None:
                     if found & select.EPOLLERR:  # whoever served the mount has died
                         self._close(self._locks[lkid])
                         self._gone(lkid, EUNLOCK)
                     else:
                         self._tell(Blocked(lkid, Mode.EX))
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
             count = len(self._events) if limit <= 0 else min(limit, len(self._events))
             found_now = [self._events.popleft() for _ in range(count)]
-            if not self._events:
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
+            if self._events:
+                os.eventfd_write(self._bell, 1)
             return found_now
 
     # How requests end, in whatever thread.
@@ -357,6 +359,8 @@ class DlmfsStack(Stack):
     def _forget(self, attempt: Attempt) -> None:
         if attempt in self._left_over:
             self._left_over.remove(attempt)
+            if not self._alive and not self._left_over and self._pid == os.getpid():
+                self._threads.do(self._domain.leave)
 
     def _gone(self, lkid: int, status: int) -> None:
         del self._locks[lkid]

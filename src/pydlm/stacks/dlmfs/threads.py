@@ -18,8 +18,9 @@ class Threads:
     def __init__(self, name: str) -> None:
         self._name = name
         self._guard = threading.Lock()
-        self._work: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._idle = 0
+        self._closed = False
 
     def do(self, work: Callable[[], object]) -> None:
         """Have a thread work; what that raises is lost. Raises RuntimeError without threads."""
@@ -31,12 +32,22 @@ class Threads:
         else:
             threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True).start()
 
-    def _run(self, work: Callable[[], object]) -> None:
-        while True:
+    def close(self) -> None:
+        """Let threads end that have nothing to do, and the others as soon as they are done."""
+        with self._guard:
+            self._closed = True
+            for _ in range(self._idle):
+                self._work.put(None)
+            self._idle = 0
+
+    def _run(self, work: Callable[[], object] | None) -> None:
+        while work is not None:
             with contextlib.suppress(Exception):
                 work()
-            del work  # with what it refers to
+            work = None  # with what it refers to
             with self._guard:
+                if self._closed:
+                    return
                 self._idle += 1
             while True:
                 try:
