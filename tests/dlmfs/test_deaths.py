@@ -99,7 +99,7 @@ def test_a_killed_daemon_answers_with_errors_and_has_no_locks(
 ) -> None:
     holder, sleeper, waiter = client, world.client(), world.client()
     fd = holder.opened(two[0] / "d/l")
-    asleep = sleeper.opened(two[0] / "d/l", "O_RDONLY")
+    asleep = sleeper.opened(two[0] / "d/quiet")
     sleeper.start(f"(lambda p: (p.register({asleep}, 1), p.poll(20000))[1])(select.poll())")
     until(lambda: "poll" in sleeper.waits_in(), "that it sleeps")
     theirs = world.client().opened(two[1] / "d/other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -43,6 +44,7 @@ class Session:
         #: From `mount` to `destroy`.
         self.alive = False
         self._said: list[str] = []
+        self._struck: BaseException | None = None
         # C has pointers into all of these.
         self._keep: list[Any] = []
         self.entry = self.ffi.new("struct fuse_entry_param *")
@@ -86,7 +88,8 @@ class Session:
     def dispatch(self) -> bool:
         """Have the requests that wait handled, a good many at most; never blocks.
 
-        Return False when it is over, because it has been unmounted.
+        Return False when it is over, because it has been unmounted. Operations that raise answer
+        EIO; raises only what has struck them from outside, as KeyboardInterrupt.
         """
         receive, process = self.lib.fuse_session_receive_buf, self.lib.fuse_session_process_buf
         session, buffer = self._raw, self._buffer
@@ -99,6 +102,9 @@ class Session:
                     break
                 return False
             process(session, buffer)
+            if self._struck is not None:
+                struck, self._struck = self._struck, None
+                raise struck
             if self._interrupted:
                 self._interrupt()
         return not self.lib.fuse_session_exited(session)
@@ -165,8 +171,8 @@ class Session:
                 request = Request(self, raw)
                 try:
                     handle(request, *arguments)
-                except BaseException:
-                    _failed()
+                except BaseException as error:
+                    self._failed(error)
                     request.fail(errno.EIO)
 
             return call
@@ -175,8 +181,8 @@ class Session:
             connection.max_background = connection.congestion_threshold = _BACKGROUND
             try:
                 o.init()
-            except BaseException:
-                _failed()
+            except BaseException as error:
+                self._failed(error)
 
         def forget(request: Request, ino: int, count: int) -> None:
             request.none()
@@ -220,6 +226,14 @@ class Session:
             ),
         }
 
+    def _failed(self, error: BaseException) -> None:
+        """Say so; but what is no error of the operation is for whoever called `dispatch`."""
+        if not isinstance(error, Exception):
+            self._struck = error
+            return
+        with contextlib.suppress(Exception):  # whatever handlers of logging do, C is our caller
+            _log.exception("an operation of the mounted file system failed")
+
     # What libfuse has to say.
 
     def _listen(self, level: int, text: Any, arguments: Any) -> None:
@@ -234,14 +248,6 @@ class Session:
     def _heard(self) -> str:
         said, self._said = self._said, []
         return "; ".join(said)
-
-
-def _failed() -> None:
-    """Say so; whatever handlers of logging do, C is our caller."""
-    try:
-        _log.exception("an operation of the mounted file system failed")
-    except Exception:
-        return
 
 
 def _changes(stat: Any, which: int) -> Changes:
