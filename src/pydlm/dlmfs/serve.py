@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -62,7 +63,8 @@ class Mount:
             CREATORS[creators],
             ready=ready,
         )
-        options = ["default_permissions", f"fsname={stack or 'pydlm'}", "subtype=dlmfs"]
+        shown = (stack or "pydlm").replace("\\", "\\\\").replace(",", "\\,")
+        options = ["default_permissions", f"fsname={shown}", "subtype=dlmfs"]
         try:
             self._session = Session(self._files, options + ["allow_other"] * allow_other)
         except BaseException:
@@ -80,12 +82,14 @@ class Mount:
             self._files.close()
             self._chores.close()
             self._session.destroy()
-            os.close(self._bell)
+            bell, self._bell = self._bell, -1  # a signal may still come
+            os.close(bell)
 
     def stop(self) -> None:
         """Have `serve` unmount, and return."""
         self._stopping = True
-        os.eventfd_write(self._bell, 1)
+        with contextlib.suppress(OSError):  # it is over already
+            os.eventfd_write(self._bell, 1)
 
     def _loop(self) -> None:
         session = self._session.fileno()
