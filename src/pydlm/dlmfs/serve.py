@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import stat
@@ -88,7 +87,7 @@ class Mount:
     def stop(self) -> None:
         """Have `serve` unmount, and return."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it is over already
+        if self._bell >= 0:  # else it is over already
             os.eventfd_write(self._bell, 1)
 
     def _loop(self) -> None:

@@ -43,6 +43,8 @@ class Session:
         self._operations = operations
         #: From `mount` to `destroy`.
         self.alive = False
+        #: From `mount` to `unmount`.
+        self.mounted = False
         self._said: list[str] = []
         self._struck: BaseException | None = None
         # C has pointers into all of these.
@@ -78,7 +80,7 @@ class Session:
             number = self.ffi.errno or errno.EPERM
             why = self._heard() or os.strerror(number)
             raise MountFailed(f"cannot mount on {mount_point}: {why}", errno=number)
-        self.alive = True
+        self.alive = self.mounted = True
         os.set_blocking(self.fileno(), False)
 
     def fileno(self) -> int:
@@ -111,12 +113,13 @@ class Session:
 
     def unmount(self) -> None:
         """Take it away from the mount point, also while files on it are open. Idempotent."""
-        if self.alive:
+        if self.mounted:
+            self.mounted = False
             self.lib.fuse_session_unmount(self._raw)
 
     def destroy(self) -> None:
         """Free it; requests that are still waiting are not answered any more."""
-        self.alive = False
+        self.alive = self.mounted = False
         self.interruptible.clear()
         raw, self._raw = self._raw, None
         if raw:
@@ -240,7 +243,7 @@ class Session:
         line = self.ffi.new("char[]", 1024)
         self._libc.vsnprintf(line, 1024, text, arguments)
         said = self.ffi.string(line).decode(errors="replace").strip()
-        if self.alive:
+        if self.mounted:
             _log.log(logging.ERROR if level <= 3 else logging.WARNING, "libfuse: %s", said)
         else:
             self._said.append(said.removeprefix("fuse: "))
