@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.dlmfs.client import Client
-from tests.dlmfs.mounts import World
+from tests.dlmfs.mounts import World, until
 
 from pydlm.dlmfs.fuse import Attributes, Operations, Request, Session
 from pydlm.errors import MountFailed, Unsupported
@@ -41,7 +41,8 @@ class Odd(Operations):
             request.on_interrupt(lambda: self.interrupted(request))
             return
         if name == b"twice":
-            self.answers = [request.fail(errno.EDOM), request.fail(errno.ERANGE)]
+            self.answers.append(request.fail(errno.EDOM))
+            self.answers.append(request.fail(errno.ERANGE))
             return
         request.fail(errno.ENOENT)
 
@@ -105,6 +106,7 @@ def test_what_strikes_from_outside_is_raised_by_dispatch(
 
 def test_only_the_first_answer_counts(odd: tuple[Odd, Path], client: Client) -> None:
     assert client(f"os.stat({str(odd[1] / 'twice')!r})") == "EDOM"
+    until(lambda: len(odd[0].answers) == 2)
     assert odd[0].answers == [True, False]
 
 
