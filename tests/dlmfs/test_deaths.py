@@ -43,6 +43,17 @@ def test_a_signal_ends_the_wait(world: World, two: Two, client: Client) -> None:
     client.opened(two[0] / "d/l")
 
 
+def test_a_stop_ends_it_too(world: World, two: Two, client: Client) -> None:
+    client.opened(two[0] / "d/l")
+    other = world.client()
+    other.start(raw_opening(two[1] / "d/l"))
+    world.waits(other)
+    other.kill(19)
+    until(lambda: other.waits_in() != "request_wait_answer", "the stop")
+    other.kill(18)
+    assert other.answer() == "EINTR"
+
+
 def test_python_waits_on_after_a_signal(world: World, two: Two, client: Client) -> None:
     fd, other = client.opened(two[0] / "d/l"), world.client()
     other.start(opening(two[1] / "d/l"))

@@ -38,14 +38,13 @@ class Session:
 
     def __init__(self, operations: Operations, options: Sequence[str]) -> None:
         self._abi = load()
-        self.ffi, self.lib, self._libc = self._abi
+        self.ffi, self.lib = self._abi.ffi, self._abi.lib
         _check_device()
         self._operations = operations
         #: From `mount` to `destroy`.
         self.alive = False
         #: From `mount` to `unmount`.
         self.mounted = False
-        self._said: list[str] = []
         self._struck: BaseException | None = None
         # C has pointers into all of these.
         self._keep: list[Any] = []
@@ -58,23 +57,21 @@ class Session:
         self.interrupt_func = self._callback("void(fuse_req_t, void *)", self._take_interrupt)
         self._ops = self._table()
         self._buffer = self.ffi.new("struct fuse_buf *")
-        words = [b"pydlm"] + [w for option in options for w in (b"-o", option.encode())]
+        words = [b"pydlm"] + [w for option in options for w in (b"-o", os.fsencode(option))]
         strings = [self.ffi.new("char[]", word) for word in words]
         argv = self.ffi.new("char *[]", [*strings, self.ffi.NULL])
         self._keep += [strings, argv]
         arguments = self.ffi.new("struct fuse_args *", {"argc": len(words), "argv": argv})
-        log = self._callback("void(int, const char *, void *)", self._listen)
-        self.lib.fuse_set_log_func(log)
+        self._abi.heard.clear()
         self._raw = self.lib.fuse_session_new(
             arguments, self._ops, self.ffi.sizeof("struct fuse_lowlevel_ops"), self.ffi.NULL
         )
         if not self._raw:
-            self.lib.fuse_set_log_func(self.ffi.NULL)
             raise MountFailed(f"libfuse refuses the options {', '.join(options)}: {self._heard()}")
 
     def mount(self, mount_point: str) -> None:
         """Mount it. Raises MountFailed."""
-        self._said.clear()
+        self._abi.heard.clear()
         self.ffi.errno = 0
         if self.lib.fuse_session_mount(self._raw, os.fsencode(mount_point)) != 0:
             number = self.ffi.errno or errno.EPERM
@@ -109,6 +106,8 @@ class Session:
                 raise struck
             if self._interrupted:
                 self._interrupt()
+        if self._abi.heard:
+            _log.warning("libfuse: %s", self._heard())
         return not self.lib.fuse_session_exited(session)
 
     def unmount(self) -> None:
@@ -124,9 +123,8 @@ class Session:
         raw, self._raw = self._raw, None
         if raw:
             self.lib.fuse_session_destroy(raw)
-            self._libc.free(self._buffer.mem)
+            self._abi.libc.free(self._buffer.mem)
             self._buffer.mem = self.ffi.NULL
-            self.lib.fuse_set_log_func(self.ffi.NULL)
 
     # Interrupts: libfuse tells of them with its locks held, so they are only noted there.
 
@@ -237,20 +235,11 @@ class Session:
         with contextlib.suppress(Exception):  # whatever handlers of logging do, C is our caller
             _log.exception("an operation of the mounted file system failed")
 
-    # What libfuse has to say.
-
-    def _listen(self, level: int, text: Any, arguments: Any) -> None:
-        line = self.ffi.new("char[]", 1024)
-        self._libc.vsnprintf(line, 1024, text, arguments)
-        said = self.ffi.string(line).decode(errors="replace").strip()
-        if self.mounted:
-            _log.log(logging.ERROR if level <= 3 else logging.WARNING, "libfuse: %s", said)
-        else:
-            self._said.append(said.removeprefix("fuse: "))
-
     def _heard(self) -> str:
-        said, self._said = self._said, []
-        return "; ".join(said)
+        """Return what libfuse has had to say, and forget it."""
+        said = "; ".join(self._abi.heard)
+        self._abi.heard.clear()
+        return said
 
 
 def _changes(stat: Any, which: int) -> Changes:
