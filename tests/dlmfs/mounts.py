@@ -92,7 +92,7 @@ class World:
 
     def waits(self, client: Client) -> None:
         """Return when a client is blocked in a request to a mount."""
-        until(lambda: client.has_answered() or "fuse" in _stack_of(client.pid), "that it waits")
+        until(lambda: client.has_answered() or client.waits_in() == "request_wait_answer")
         assert not client.has_answered(), client.answer()
 
     def end(self) -> None:
@@ -111,11 +111,6 @@ class World:
         unexpected = [m.said() for m in self.mounts if "Traceback" in m.said()]
         shutil.rmtree(self.root)
         assert not unexpected, "".join(unexpected)
-
-
-def _stack_of(pid: int) -> str:
-    with open(f"/proc/{pid}/stack") as file:
-        return file.read()
 
 
 def is_root_with_fuse() -> str | None:

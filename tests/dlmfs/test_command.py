@@ -111,6 +111,17 @@ def test_the_stack_of_the_environment(world: World) -> None:
     until(lambda: not serving(path), "the end of the daemon")
 
 
+def test_a_comma_begins_no_other_option(world: World, client: Client) -> None:
+    odd = world.root / "a,allow_other\\"
+    odd.mkdir(mode=0o700)
+    made = world.mount(stack=f"host:{odd}")
+    assert client(f"os.mkdir({made / 'd'!r})") is None
+    assert os.listdir(odd) != []
+    with open("/proc/self/mountinfo") as file:
+        line = next(line for line in file if line.split()[4] == made.path)
+    assert line.split()[-1].count("allow_other") == 0 and "fuse.dlmfs" in line
+
+
 def test_a_domain_that_cannot_be_joined(world: World, client: Client) -> None:
     made = world.mount()
     world.locks.chmod(0o777)  # a directory for everybody is refused

@@ -43,6 +43,17 @@ def test_a_signal_ends_the_wait(world: World, two: Two, client: Client) -> None:
     client.opened(two[0] / "d/l")
 
 
+def test_a_stop_ends_it_too(world: World, two: Two, client: Client) -> None:
+    client.opened(two[0] / "d/l")
+    other = world.client()
+    other.start(raw_opening(two[1] / "d/l"))
+    world.waits(other)
+    other.kill(19)
+    until(lambda: other.waits_in() != "request_wait_answer", "the stop")
+    other.kill(18)
+    assert other.answer() == "EINTR"
+
+
 def test_python_waits_on_after_a_signal(world: World, two: Two, client: Client) -> None:
     fd, other = client.opened(two[0] / "d/l"), world.client()
     other.start(opening(two[1] / "d/l"))
@@ -99,7 +110,7 @@ def test_a_killed_daemon_answers_with_errors_and_has_no_locks(
 ) -> None:
     holder, sleeper, waiter = client, world.client(), world.client()
     fd = holder.opened(two[0] / "d/l")
-    asleep = sleeper.opened(two[0] / "d/l", "O_RDONLY")
+    asleep = sleeper.opened(two[0] / "d/quiet")
     sleeper.start(f"(lambda p: (p.register({asleep}, 1), p.poll(20000))[1])(select.poll())")
     until(lambda: "poll" in sleeper.waits_in(), "that it sleeps")
     theirs = world.client().opened(two[1] / "d/other")

@@ -6,6 +6,8 @@ import pytest
 from tests.dlmfs.client import Client, opening
 from tests.dlmfs.mounts import Mounted, World
 
+import pydlm
+
 ZEROS = bytes(64)
 
 
@@ -115,3 +117,14 @@ def test_a_clean_unmount_publishes_what_idle_locks_have(
     client(f"(os.write({fd}, b'kept'), os.close({fd}))")
     assert two[0].kill(15) == 0
     assert block(other, other.opened(two[1] / "d/l")) == b"kept" + bytes(60)
+
+
+def test_a_lockspace_with_smaller_blocks(world: World, mount: Mounted, client: Client) -> None:
+    """As those of libdlm, of 32 bytes."""
+    with pydlm.connect("small", stack=world.stack, lvb_len=32):
+        assert client(f"os.mkdir({mount / 'small'!r})") is None
+        fd = client.opened(mount / "small/l")
+        assert client(f"os.fstat({fd}).st_size") == 32
+        assert client(f"os.write({fd}, b'x' * 64)") == 32
+        assert client(f"os.write({fd}, b'x')") == "ENOSPC"
+        assert block(client, fd) == b"x" * 32

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from pydlm.cached.actions import Action, Outcome, Waiter
 from pydlm.cached.driver import Driver
 from pydlm.cached.kept import Kept
 from pydlm.contract import Stack
-from pydlm.types import Mode
+from pydlm.errors import DlmError, LockLost
+from pydlm.types import Event, Mode
 
 __all__ = ["Domain", "Uses", "Wait", "lockspace_name"]
+
+_log = logging.getLogger("pydlm")
 
 
 def lockspace_name(domain: bytes) -> str:
@@ -87,6 +93,8 @@ class Domain(Driver):
         super().__init__(stack)
         #: What waits have ended with, until `settle` tells them.
         self.told: list[tuple[Wait, Outcome | BaseException]] = []
+        #: Why the stack is of no use any more.
+        self.failure: DlmError | None = None
 
     @property
     def size(self) -> int:
@@ -100,11 +108,23 @@ class Domain(Driver):
     def settle(self) -> None:
         """Take what the stack tells, and tell those who have waited for it, until it is quiet."""
         while True:
-            events = self.stack.dispatch()
+            events: Sequence[Event] = ()
+            if self.failure is None:
+                try:
+                    events = self.stack.dispatch()
+                except DlmError as error:
+                    self._fail(error)
             for event in events:
                 self._route(event)
             if not self._tell() and not events:
                 return
+
+    def _fail(self, error: DlmError) -> None:
+        """The stack is of no use any more: all locks are lost."""
+        _log.error("the locks of a domain on stack %r are lost: %s", self.stack.name, error)
+        self.failure = error
+        for kept in list(self._locks.values()):
+            self._do(kept, kept.machine.lost(LockLost(f"the stack has failed: {error}")))
 
     def _tell(self) -> bool:
         told = self.told[:]
@@ -113,12 +133,11 @@ class Domain(Driver):
             wait.ended(outcome)
         return bool(told)
 
-    def leave(self) -> None:
-        """Leave the lockspace. What idle locks have cached is published."""
+    def let_go(self) -> None:
+        """Before the stack is disconnected: publish what idle locks have, end all waits."""
         for kept in list(self._locks.values()):
             self._cut_off(kept)
         self._tell()
-        self.stack.disconnect()
 
     def run_on_drop(self, kept: Kept, mode: Mode) -> None:
         """Never asked for: no lock here has an on_drop."""

@@ -8,8 +8,9 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pydlm.contract import Stack
 from pydlm.dlmfs.domain import Domain, lockspace_name
@@ -31,6 +32,10 @@ _READABLE: Final = select.POLLIN | select.POLLRDNORM
 
 class Watcher(Protocol):
     """Whoever waits until a domain's stack has something to tell, and calls `settle` then."""
+
+    def do(self, work: Callable[[], Any], then: Callable[[Any], object]) -> None:
+        """Have a thread work, and call `then` in this one with what it returned or raised."""
+        ...
 
     def joined(self, domain: Domain) -> None:
         """Begin."""
@@ -60,6 +65,7 @@ class Dlmfs(Operations):
         self.tree = Tree(root_mode, os.geteuid(), os.getegid())
         self._open: dict[int, OpenFile] = {}
         self._handles = count(1)
+        self._closed = False
 
     def init(self) -> None:
         """The kernel is there."""
@@ -108,7 +114,6 @@ class Dlmfs(Operations):
 
     def mkdir(self, request: Request, parent: int, name: bytes, mode: int) -> None:
         """Join a domain."""
-        root = self.tree.root
         if parent != ROOT:
             request.fail(errno.EPERM)
         elif len(name) > _DOMAIN_MAX:
@@ -117,19 +122,37 @@ class Dlmfs(Operations):
             request.fail(errno.EEXIST)
         else:
             try:
-                stack = self._connect(lockspace_name(name))
-                try:
-                    domain = Domain(stack)
-                except BaseException:
-                    stack.disconnect()
-                    raise
-            except (DlmError, UnicodeDecodeError, OSError) as error:
-                _log.warning("the domain %r cannot be joined: %s", name, error)
-                request.fail(getattr(error, "errno", None) or errno.EINVAL)
+                lockspace = lockspace_name(name)
+            except UnicodeDecodeError:
+                request.fail(errno.EINVAL)
                 return
-            node = self.tree.add(root, name, stat.S_IFDIR | stat.S_IMODE(mode), request.caller)
-            node.domain = domain
-            self._watcher.joined(domain)
+            request.on_interrupt(lambda: request.fail(errno.EINTR))
+            mode = stat.S_IFDIR | stat.S_IMODE(mode)
+            self._watcher.do(
+                partial(self._join, lockspace), partial(self._joined, request, name, mode)
+            )
+
+    def _join(self, lockspace: str) -> Domain:
+        """Called in a thread."""
+        stack = self._connect(lockspace)
+        try:
+            return Domain(stack)
+        except BaseException:
+            stack.disconnect()
+            raise
+
+    def _joined(
+        self, request: Request, name: bytes, mode: int, found: Domain | BaseException
+    ) -> None:
+        if isinstance(found, BaseException):
+            _log.warning("the domain %r cannot be joined: %s", name, found)
+            request.fail(getattr(found, "errno", None) or errno.EIO)
+        elif request.answered or self._closed:
+            self._leave(found, request)
+        else:
+            node = self.tree.add(self.tree.root, name, mode, request.caller)
+            node.domain = found
+            self._watcher.joined(found)
             self._enter(request, node)
 
     def rmdir(self, request: Request, parent: int, name: bytes) -> None:
@@ -137,25 +160,28 @@ class Dlmfs(Operations):
         node = self.tree.child(parent, name)
         if node is None:
             request.fail(errno.ENOENT)
-        elif node.domain is None:
+        elif (domain := node.domain) is None:
             request.fail(errno.ENOTDIR)
         elif node.children:
             request.fail(errno.ENOTEMPTY)
         else:
-            self._leave(node.domain)
-            node.domain = None
             self.tree.remove(node)
-            request.done()
+            self._watcher.left(domain)
+            self._leave(domain, request)
+
+    def _leave(self, domain: Domain, request: Request | None = None) -> None:
+        """Leave a domain, then answer."""
+        domain.let_go()
+        self._watcher.do(domain.stack.disconnect, partial(_left, request))
 
     def close(self) -> None:
         """The mount is gone: leave all domains."""
+        self._closed = True
         self._open.clear()
-        for node in list((self.tree.root.children or {}).values()):
+        for node in (self.tree.root.children or {}).values():
             if node.domain is not None:
-                try:
-                    self._leave(node.domain)
-                except DlmError as error:
-                    _log.warning("the domain %r could not be left: %s", node.name, error)
+                self._watcher.left(node.domain)
+                self._leave(node.domain)
 
     # Locks.
 
@@ -259,9 +285,12 @@ class Dlmfs(Operations):
         if not request.entry(node.attributes):
             self.tree.forget(node.ino, 1)
 
-    def _leave(self, domain: Domain) -> None:
-        self._watcher.left(domain)
-        domain.leave()
+
+def _left(request: Request | None, found: BaseException | None) -> None:
+    if found is not None:
+        _log.warning("a domain could not be left: %s", found)
+    if request is not None:
+        request.done()
 
 
 def _entries(node: Node, offset: int) -> Iterator[tuple[bytes, int, int, int]]:

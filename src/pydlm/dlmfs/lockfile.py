@@ -125,9 +125,10 @@ class _Opening(Wait):
             self.file.begin(self.kept, self.exclusive, self.then)
         elif isinstance(outcome, Closed) or outcome is Outcome.DONE:
             self._give_up(errno.EAGAIN)
+        elif isinstance(outcome, DlmError) and not isinstance(outcome, LockLost):
+            self._give_up(outcome.errno or errno.EIO)
         elif isinstance(outcome, BaseException):
-            number = outcome.errno if isinstance(outcome, DlmError) else None
-            self._give_up(number or errno.EIO)
+            self._give_up(errno.EIO)
         else:
             self._give_up(errno.ETXTBSY)
 

@@ -1,4 +1,4 @@
-"""A mount and its only thread: it waits for the kernel and for the lockspaces, for nobody else."""
+"""A mount and the thread that serves it: it waits for the kernel and the lockspaces only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from pydlm.dlmfs.chores import Chores
 from pydlm.dlmfs.domain import Domain
 from pydlm.dlmfs.filesystem import Dlmfs
 from pydlm.dlmfs.fuse import Session
@@ -50,6 +51,8 @@ class Mount:
         _check_mount_point(self._where)
         self._poll = select.poll()
         self._domains: dict[int, Domain] = {}
+        self._chores = Chores()
+        self.do = self._chores.do
         self._stopping = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._files = Dlmfs(
@@ -59,11 +62,13 @@ class Mount:
             CREATORS[creators],
             ready=ready,
         )
-        options = ["default_permissions", f"fsname={stack or 'pydlm'}", "subtype=dlmfs"]
+        shown = (stack or "pydlm").replace("\\", "\\\\").replace(",", "\\,")
+        options = ["default_permissions", f"fsname={shown}", "subtype=dlmfs"]
         try:
             self._session = Session(self._files, options + ["allow_other"] * allow_other)
         except BaseException:
             os.close(self._bell)
+            self._chores.close()
             raise
 
     def serve(self) -> None:
@@ -74,25 +79,34 @@ class Mount:
         finally:
             self._session.unmount()
             self._files.close()
+            self._chores.close()
             self._session.destroy()
-            os.close(self._bell)
+            bell, self._bell = self._bell, -1  # a signal may still come
+            os.close(bell)
 
     def stop(self) -> None:
         """Have `serve` unmount, and return."""
         self._stopping = True
-        os.eventfd_write(self._bell, 1)
+        if self._bell >= 0:  # else it is over already
+            os.eventfd_write(self._bell, 1)
 
     def _loop(self) -> None:
         session = self._session.fileno()
         self._poll.register(self._bell, select.POLLIN)
         self._poll.register(session, select.POLLIN)
+        self._poll.register(self._chores, select.POLLIN)
+        chores = self._chores.fileno()
         alive = True
         while alive and not self._stopping:
             for fd, _ in self._poll.poll():
                 if fd == session:
                     alive = self._session.dispatch()
+                elif fd == chores:
+                    self._chores.follow_up()
                 elif (domain := self._domains.get(fd)) is not None:
                     domain.settle()
+                    if domain.failure is not None:
+                        self.left(domain)  # its descriptor may stay readable for ever
 
     # What the file system tells.
 
@@ -103,10 +117,10 @@ class Mount:
         self._poll.register(fd, select.POLLIN)
 
     def left(self, domain: Domain) -> None:
-        """It has not any more."""
+        """It has not any more. Idempotent."""
         fd = domain.stack.fileno()
-        del self._domains[fd]
-        self._poll.unregister(fd)
+        if self._domains.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
 
 def _check_mount_point(where: str) -> None:

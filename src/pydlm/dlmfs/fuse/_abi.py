@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import struct
+from collections import deque
 from functools import cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -170,6 +171,8 @@ class Abi(NamedTuple):
     ffi: Any
     lib: Any
     libc: Any
+    heard: deque[str]  #: what libfuse has had to say
+    listener: Any  #: C has a pointer to it
 
 
 @cache
@@ -187,4 +190,14 @@ def load() -> Abi:
         lib = ffi.dlopen("libfuse3.so.3")
     except OSError as error:
         raise Unsupported(f"a mount needs libfuse3.so.3; {_INSTALL} ({error})") from None
-    return Abi(ffi, lib, ffi.dlopen(None))
+    libc = ffi.dlopen(None)
+    heard: deque[str] = deque(maxlen=20)
+
+    def listen(_level: int, text: Any, arguments: Any) -> None:
+        line = ffi.new("char[]", 1024)
+        libc.vsnprintf(line, 1024, text, arguments)
+        heard.append(ffi.string(line).decode(errors="replace").strip().removeprefix("fuse: "))
+
+    listener = ffi.callback("void(int, const char *, void *)", listen)
+    lib.fuse_set_log_func(listener)  # for good: there is one for all sessions
+    return Abi(ffi, lib, libc, heard, listener)

@@ -56,8 +56,9 @@ class Request:
         self._token = 0
 
     def __del__(self) -> None:
-        if self._raw is not None and self._session.alive:
-            _log.error("a request of the kernel's was forgotten")
+        if self._raw is not None:
+            if self._session.mounted:
+                _log.error("a request of the kernel's was forgotten")
             self.fail(errno.EIO)
 
     @property
@@ -180,7 +181,12 @@ class Request:
         raw, self._raw = self._raw, None
         if self._token:
             self._session.interruptible.pop(self._token, None)
-        return raw if self._session.alive else None
+        if raw is None or not self._session.alive:
+            return None
+        if self._session.mounted:
+            return raw
+        self._session.lib.fuse_reply_none(raw)  # nobody to send it to; this frees it
+        return None
 
 
 def _fill(stat: Any, attributes: Attributes) -> None:

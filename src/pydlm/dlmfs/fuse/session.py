@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -37,12 +38,14 @@ class Session:
 
     def __init__(self, operations: Operations, options: Sequence[str]) -> None:
         self._abi = load()
-        self.ffi, self.lib, self._libc = self._abi
+        self.ffi, self.lib = self._abi.ffi, self._abi.lib
         _check_device()
         self._operations = operations
         #: From `mount` to `destroy`.
         self.alive = False
-        self._said: list[str] = []
+        #: From `mount` to `unmount`.
+        self.mounted = False
+        self._struck: BaseException | None = None
         # C has pointers into all of these.
         self._keep: list[Any] = []
         self.entry = self.ffi.new("struct fuse_entry_param *")
@@ -54,29 +57,27 @@ class Session:
         self.interrupt_func = self._callback("void(fuse_req_t, void *)", self._take_interrupt)
         self._ops = self._table()
         self._buffer = self.ffi.new("struct fuse_buf *")
-        words = [b"pydlm"] + [w for option in options for w in (b"-o", option.encode())]
+        words = [b"pydlm"] + [w for option in options for w in (b"-o", os.fsencode(option))]
         strings = [self.ffi.new("char[]", word) for word in words]
         argv = self.ffi.new("char *[]", [*strings, self.ffi.NULL])
         self._keep += [strings, argv]
         arguments = self.ffi.new("struct fuse_args *", {"argc": len(words), "argv": argv})
-        log = self._callback("void(int, const char *, void *)", self._listen)
-        self.lib.fuse_set_log_func(log)
+        self._abi.heard.clear()
         self._raw = self.lib.fuse_session_new(
             arguments, self._ops, self.ffi.sizeof("struct fuse_lowlevel_ops"), self.ffi.NULL
         )
         if not self._raw:
-            self.lib.fuse_set_log_func(self.ffi.NULL)
             raise MountFailed(f"libfuse refuses the options {', '.join(options)}: {self._heard()}")
 
     def mount(self, mount_point: str) -> None:
         """Mount it. Raises MountFailed."""
-        self._said.clear()
+        self._abi.heard.clear()
         self.ffi.errno = 0
         if self.lib.fuse_session_mount(self._raw, os.fsencode(mount_point)) != 0:
             number = self.ffi.errno or errno.EPERM
             why = self._heard() or os.strerror(number)
             raise MountFailed(f"cannot mount on {mount_point}: {why}", errno=number)
-        self.alive = True
+        self.alive = self.mounted = True
         os.set_blocking(self.fileno(), False)
 
     def fileno(self) -> int:
@@ -86,7 +87,8 @@ class Session:
     def dispatch(self) -> bool:
         """Have the requests that wait handled, a good many at most; never blocks.
 
-        Return False when it is over, because it has been unmounted.
+        Return False when it is over, because it has been unmounted. Operations that raise answer
+        EIO; raises only what has struck them from outside, as KeyboardInterrupt.
         """
         receive, process = self.lib.fuse_session_receive_buf, self.lib.fuse_session_process_buf
         session, buffer = self._raw, self._buffer
@@ -99,25 +101,30 @@ class Session:
                     break
                 return False
             process(session, buffer)
+            if self._struck is not None:
+                struck, self._struck = self._struck, None
+                raise struck
             if self._interrupted:
                 self._interrupt()
+        if self._abi.heard:
+            _log.warning("libfuse: %s", self._heard())
         return not self.lib.fuse_session_exited(session)
 
     def unmount(self) -> None:
         """Take it away from the mount point, also while files on it are open. Idempotent."""
-        if self.alive:
+        if self.mounted:
+            self.mounted = False
             self.lib.fuse_session_unmount(self._raw)
 
     def destroy(self) -> None:
         """Free it; requests that are still waiting are not answered any more."""
-        self.alive = False
+        self.alive = self.mounted = False
         self.interruptible.clear()
         raw, self._raw = self._raw, None
         if raw:
             self.lib.fuse_session_destroy(raw)
-            self._libc.free(self._buffer.mem)
+            self._abi.libc.free(self._buffer.mem)
             self._buffer.mem = self.ffi.NULL
-            self.lib.fuse_set_log_func(self.ffi.NULL)
 
     # Interrupts: libfuse tells of them with its locks held, so they are only noted there.
 
@@ -165,8 +172,8 @@ class Session:
                 request = Request(self, raw)
                 try:
                     handle(request, *arguments)
-                except BaseException:
-                    _failed()
+                except BaseException as error:
+                    self._failed(error)
                     request.fail(errno.EIO)
 
             return call
@@ -175,8 +182,8 @@ class Session:
             connection.max_background = connection.congestion_threshold = _BACKGROUND
             try:
                 o.init()
-            except BaseException:
-                _failed()
+            except BaseException as error:
+                self._failed(error)
 
         def forget(request: Request, ino: int, count: int) -> None:
             request.none()
@@ -220,28 +227,19 @@ class Session:
             ),
         }
 
-    # What libfuse has to say.
-
-    def _listen(self, level: int, text: Any, arguments: Any) -> None:
-        line = self.ffi.new("char[]", 1024)
-        self._libc.vsnprintf(line, 1024, text, arguments)
-        said = self.ffi.string(line).decode(errors="replace").strip()
-        if self.alive:
-            _log.log(logging.ERROR if level <= 3 else logging.WARNING, "libfuse: %s", said)
-        else:
-            self._said.append(said.removeprefix("fuse: "))
+    def _failed(self, error: BaseException) -> None:
+        """Say so; but what is no error of the operation is for whoever called `dispatch`."""
+        if not isinstance(error, Exception):
+            self._struck = error
+            return
+        with contextlib.suppress(Exception):  # whatever handlers of logging do, C is our caller
+            _log.exception("an operation of the mounted file system failed")
 
     def _heard(self) -> str:
-        said, self._said = self._said, []
-        return "; ".join(said)
-
-
-def _failed() -> None:
-    """Say so; whatever handlers of logging do, C is our caller."""
-    try:
-        _log.exception("an operation of the mounted file system failed")
-    except Exception:
-        return
+        """Return what libfuse has had to say, and forget it."""
+        said = "; ".join(self._abi.heard)
+        self._abi.heard.clear()
+        return said
 
 
 def _changes(stat: Any, which: int) -> Changes:

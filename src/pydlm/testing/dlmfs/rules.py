@@ -137,8 +137,8 @@ RULES = (
         "interrupt",
         "A blocked open returns EINTR only when the lock arrives, and SIGKILL kills no sooner; the "
         "node has the lock cached then.",
-        "A signal that is handled ends it with EINTR at once, SIGKILL kills at once; so too a "
-        "blocked unlink. The request is taken back, and nothing of it is left.",
+        "A signal that is handled, or SIGSTOP, ends it with EINTR at once, SIGKILL kills at once; "
+        "so too a blocked unlink. The request is taken back, and nothing of it is left.",
         "A program that cannot be stopped is a fault.",
         True,
         _signal,
