@@ -16,7 +16,7 @@ from pydlm.aio.events import Blocked, Kept
 from pydlm.aio.keeper import AsyncKeeper
 from pydlm.aio.lock import AsyncLock
 from pydlm.contract import Stack
-from pydlm.errors import Busy, Closed, DlmError, Forked, Unsupported
+from pydlm.errors import Busy, Closed, DlmError, Forked
 from pydlm.types import Blocked as BlockedEvent
 from pydlm.types import Completion, Event, LockFlag, NodeDown
 
@@ -77,11 +77,6 @@ class Connection:
             )
         if self._error is not None:
             raise copy(self._error)
-
-    def require(self, ability: str, what: str) -> None:
-        """Raise Unsupported unless the stack has `ability`."""
-        if ability not in self.stack.capabilities:
-            raise Unsupported(f"the stack {self.stack.name!r} cannot {what}: it lacks {ability!r}")
 
     def new_future(self) -> asyncio.Future[None]:
         """Return what a task of this connection's loop can sleep on. Raises RuntimeError."""

@@ -11,7 +11,7 @@ from pydlm.blocking.arguments import block_value
 from pydlm.cached.kept import Kept
 from pydlm.cached.values import Codec, pair_of
 from pydlm.contract import Stack
-from pydlm.errors import BadArgument, Closed, Forked, LVBInvalid, NotHeld, Unsupported
+from pydlm.errors import BadArgument, Closed, Forked, NotHeld, Unsupported
 from pydlm.types import Mode
 
 __all__ = ["Face"]
@@ -77,15 +77,7 @@ class Face(Gate):
         sees it at once, others when the lock is let go.
         """
         self._check_held(Mode.PR, "read in a use")
-        block = self._kept.block
-        if (written := block.written) is not None:
-            return written
-        if block.valid:
-            return block.value
-        raise LVBInvalid(
-            f"the lock value block of {self.name!r} is invalid: whoever was changing it died; "
-            "rebuild what it stands for and write it in an exclusive use"
-        )
+        return self._kept.block.read(self._kept.name, "in an exclusive use")
 
     @lvb.setter
     def lvb(self, value: bytes, /) -> None:
@@ -97,7 +89,7 @@ class Face(Gate):
     def lvb_valid(self) -> bool:
         """Whether the lock value block may be believed."""
         self._check_held(Mode.PR, "read in a use")
-        return self._kept.block.written is not None or self._kept.block.valid
+        return self._kept.block.is_valid()
 
     @property
     def value(self) -> Any:
