@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import ref
 
 from pydlm.aio.cached import AsyncCachedLock, AsyncOnDrop
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _log = logging.getLogger("pydlm")
+
+
+class _Sleeper(Protocol):
+    """A task's wait. Whoever ends it finishes its future."""
+
+    future: asyncio.Future[None] | None
+
+
+_S = TypeVar("_S", bound=_Sleeper)
 
 
 class Connection:
@@ -86,6 +96,18 @@ class Connection:
                 "connect in this one too"
             )
         return self.loop.create_future()
+
+    async def sleep(self, w: _S, seconds: float | None, expire: Callable[[_S], object]) -> None:
+        """Sleep until `w` is done. After so many seconds, `expire` sees to it that it will be."""
+        w.future = self.new_future()
+        if seconds is None:
+            await w.future
+            return
+        timer = self.loop.call_later(max(0.0, seconds), expire, w)
+        try:
+            await w.future
+        finally:
+            timer.cancel()
 
     # What its handles call.
 

@@ -94,7 +94,7 @@ class AsyncLock(Machine):
             if not self._acquire(w):
                 return False
             if not w.done:
-                await self._answer(w, seconds)
+                await self._conn.sleep(w, seconds, self._expire)
             return self._judge(w)
         except BaseException:
             self._withdraw(w)
@@ -125,7 +125,7 @@ class AsyncLock(Machine):
             self._request(Phase.CONVERTING, mode, flags, w)
             self._conn.pump()
             if not w.done:
-                await self._answer(w, seconds)
+                await self._conn.sleep(w, seconds, self._expire)
             return self._judge(w)
         except BaseException:
             self._withdraw(w)
@@ -253,18 +253,6 @@ class AsyncLock(Machine):
         self._check_open()
         flags = self._flags(mode, blocking, limited=deadline is not None)
         return mode, flags, None if deadline is None else deadline - monotonic()
-
-    async def _answer(self, w: Wait, seconds: float | None) -> None:
-        """Sleep until `w` is done."""
-        w.future = self._conn.new_future()
-        if seconds is None:
-            await w.future
-            return
-        timer = self._conn.loop.call_later(max(0.0, seconds), self._expire, w)
-        try:
-            await w.future
-        finally:
-            timer.cancel()
 
     def _judge(self, w: Wait) -> bool:
         """Return whether the request of `w` was granted, or raise what it ended with."""
