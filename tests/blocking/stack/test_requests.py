@@ -17,9 +17,8 @@ from pydlm.blocking import BlockingLocks, StackLock
 pytestmark = pytest.mark.filterwarnings("ignore:.* was held when its last ref:ResourceWarning")
 
 NL, CR, CW, PR, PW, EX = Mode
-NOQUEUE, CANCEL, VALBLK, QUECVT, IVVALBLK, EXPEDITE, FORCEUNLOCK = (
-    LockFlag[name]
-    for name in ("NOQUEUE", "CANCEL", "VALBLK", "QUECVT", "IVVALBLK", "EXPEDITE", "FORCEUNLOCK")
+NOQUEUE, VALBLK, QUECVT, IVVALBLK, EXPEDITE = (
+    LockFlag[name] for name in ("NOQUEUE", "VALBLK", "QUECVT", "IVVALBLK", "EXPEDITE")
 )
 
 

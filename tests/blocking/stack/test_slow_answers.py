@@ -18,10 +18,7 @@ from pydlm.blocking import BlockingLocks
 pytestmark = pytest.mark.filterwarnings("ignore:.* was held when its last ref:ResourceWarning")
 
 NL, CR, CW, PR, PW, EX = Mode
-NOQUEUE, CANCEL, VALBLK, QUECVT, IVVALBLK, EXPEDITE, FORCEUNLOCK = (
-    LockFlag[name]
-    for name in ("NOQUEUE", "CANCEL", "VALBLK", "QUECVT", "IVVALBLK", "EXPEDITE", "FORCEUNLOCK")
-)
+CANCEL = LockFlag.CANCEL
 
 
 def test_release_waits_until_it_is_confirmed(connect: Callable[..., BlockingLocks]) -> None:

@@ -24,10 +24,7 @@ from pydlm.blocking import BlockingLocks
 pytestmark = pytest.mark.filterwarnings("ignore:.* was held when its last ref:ResourceWarning")
 
 NL, CR, CW, PR, PW, EX = Mode
-NOQUEUE, CANCEL, VALBLK, QUECVT, IVVALBLK, EXPEDITE, FORCEUNLOCK = (
-    LockFlag[name]
-    for name in ("NOQUEUE", "CANCEL", "VALBLK", "QUECVT", "IVVALBLK", "EXPEDITE", "FORCEUNLOCK")
-)
+VALBLK = LockFlag.VALBLK
 
 
 def test_no_thread_but_the_callers(connect: Callable[..., BlockingLocks], other: Any) -> None:
