@@ -14,16 +14,16 @@ from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
 if TYPE_CHECKING:
     from pydlm.contract import Stack
 
-__all__ = ["Connected", "Ending", "Handle"]
+__all__ = ["Handle"]
 
 
-class Connected(Protocol):
+class _Connected(Protocol):
     """What a handle knows of its connection."""
 
     stack: Stack
 
 
-class Ending(Protocol):
+class _Ending(Protocol):
     """How a request has ended."""
 
     status: int | None
@@ -47,9 +47,9 @@ class Handle:
         "_token",
     )
 
-    _conn: Connected
+    _conn: _Connected
 
-    def __init__(self, conn: Connected, name: bytes) -> None:
+    def __init__(self, conn: _Connected, name: bytes) -> None:
         self._conn = conn
         self._name = name
         self._lkid = 0  # 0: the stack has no lock for this handle now
@@ -135,7 +135,7 @@ class Handle:
             self._require("trylock", "try a lock without waiting")
         return LockFlag(0) if blocking else LockFlag.NOQUEUE
 
-    def _had(self, w: Ending, mode: Mode) -> bool:
+    def _had(self, w: _Ending, mode: Mode) -> bool:
         """Return whether the request of `w` was granted, or raise what it ended with."""
         if w.status in (0, EUNLOCK):
             return True
