@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from tests.verbs import Verbs
 
 import pydlm
-from pydlm import aio
+from pydlm import Mode, aio
 from pydlm.types import Event
 
 T = TypeVar("T")
@@ -59,6 +59,12 @@ def free(name: str, lockspace: str = "tests") -> bool:
         if had:
             lk.release()
         return had and all(s.requested is None for s in ls.dump(name))
+
+
+def waits(name: str, lockspace: str = "tests") -> bool:
+    """Whether anybody waits for it."""
+    with pydlm.connect(lockspace) as ls:
+        return any(s.requested is not None for s in ls.dump(name))
 
 
 class Slow(Verbs):
@@ -109,3 +115,34 @@ class Slow(Verbs):
 
 def lockspace_on(stack: Verbs) -> aio.AsyncLockspace:
     return aio.AsyncLockspace("tests", stack)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def two_handles(
+    mode: Mode | None = None,
+) -> AsyncIterator[tuple[aio.AsyncLock, aio.AsyncLock]]:
+    """Handles of two connections on the resource `r`, which both hold in `mode`, or not at all."""
+    async with aio.connect("tests") as ls, aio.connect("tests") as other:
+        one, two = ls.lock("r"), other.lock("r")
+        if mode is not None:
+            assert await one.acquire(mode=mode) and await two.acquire(mode=mode)
+        yield one, two
+
+
+@contextlib.asynccontextmanager
+async def contended(
+    stack: Verbs | None = None, timeout: float = -1
+) -> AsyncIterator[tuple[aio.AsyncLock, aio.AsyncLock, asyncio.Task[bool]]]:
+    """A handle on `r`, one of another connection that holds it in EX, and a task that waits.
+
+    With `stack`, the first one is on that; its lock there has been made.
+    """
+    ls = aio.connect("tests") if stack is None else lockspace_on(stack)
+    async with ls, aio.connect("tests") as other:
+        lk, held = ls.lock("r"), other.lock("r")
+        await held.acquire()
+        if isinstance(stack, Slow):
+            stack.let()
+        task = asyncio.create_task(lk.acquire(timeout=timeout))
+        await turns()
+        yield lk, held, task

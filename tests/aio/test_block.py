@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.aio.case import run
+from tests.aio.case import run, two_handles
 
 import pydlm
 from pydlm import Mode, aio
@@ -42,21 +42,18 @@ def test_it_travels() -> None:
 
 def test_a_down_conversion_publishes() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, second = ls.lock("r"), other.lock("r")
-            async with lk:
-                lk.lvb = b"one"
-                await lk.convert(Mode.PR)
-                async with second.held(Mode.PR):
-                    assert second.lvb.startswith(b"one")
+        async with two_handles() as (lk, second), lk:
+            lk.lvb = b"one"
+            await lk.convert(Mode.PR)
+            async with second.held(Mode.PR):
+                assert second.lvb.startswith(b"one")
 
     run(main())
 
 
 def test_invalid_until_somebody_writes() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, second = ls.lock("r"), other.lock("r")
+        async with two_handles() as (lk, second):
             async with lk:
                 lk.lvb = b"one"
             await die_in_ex("tests", "r")

@@ -156,10 +156,13 @@ def test_on_drop_that_fails_is_cancelled_or_asks_for_its_own_lock(
         async def fails(lock: aio.AsyncCachedLock, mode: Mode) -> None:
             raise ValueError("not flushed")
 
+        refused = []
+
         async def asks(lock: aio.AsyncCachedLock, mode: Mode) -> None:
             with pytest.raises(pydlm.Busy):
                 async with lock.exclusive():
                     pass
+            refused.append(mode)
 
         async def hangs(lock: aio.AsyncCachedLock, mode: Mode) -> None:
             await asyncio.sleep(60)
@@ -171,6 +174,7 @@ def test_on_drop_that_fails_is_cancelled_or_asks_for_its_own_lock(
                     pass
                 await lock.drop()
                 assert lock.level is Mode.NL
+            assert refused == [Mode.NL]
             for begun in (0, 3):
                 lock = ls.cached(f"hangs {begun}", on_drop=hangs)
                 async with lock.exclusive():

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from time import process_time
+from time import monotonic, process_time
 
 import pytest
-from tests.aio.case import Slow, cancelled, free, lockspace_on, run, turns
+from tests.aio.case import Slow, cancelled, contended, free, run, turns, until, waits
 from tests.verbs import Verbs
 
-import pydlm
 from pydlm import Mode, aio
 
 
 def test_before_it_is_granted() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire())
-            await turns()
+        async with contended() as (lk, held, task):
             task.cancel()
             assert await cancelled(task)
-            assert lk.requested is None and not any(s.requested for s in ls.dump("r"))
+            assert lk.requested is None and not waits("r")
             held.release()
             assert free("r")
             async with lk:
@@ -45,11 +40,7 @@ def test_before_it_has_begun() -> None:
 
 def test_granted_in_the_arena_but_not_dispatched() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire())
-            await turns()
+        async with contended() as (lk, held, task):
             held.release()  # granted to the task, which the loop has not heard of
             task.cancel()
             assert await cancelled(task)
@@ -60,11 +51,7 @@ def test_granted_in_the_arena_but_not_dispatched() -> None:
 
 def test_cancelled_then_granted_before_the_task_runs() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire())
-            await turns()
+        async with contended() as (lk, held, task):
             task.cancel()
             held.release()
             assert lk.blocked is None  # takes the events in: the handle holds EX now
@@ -77,11 +64,7 @@ def test_cancelled_then_granted_before_the_task_runs() -> None:
 
 def test_dispatched_but_the_task_has_not_run() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire())
-            await turns()
+        async with contended() as (lk, held, task):
             held.release()
             assert lk.blocked is None  # takes the events in
             assert lk.granted is Mode.EX and not task.done()
@@ -96,10 +79,7 @@ def test_granted_and_used_by_another_task_before_this_one_was_run() -> None:
     """The hold is the handle's: who has released it and holds it again keeps it."""
 
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire())
+        async with contended() as (lk, held, task):
             second = asyncio.create_task(lk.acquire())
             await turns()
             held.release()
@@ -156,33 +136,26 @@ def test_called_from_the_line_but_not_run() -> None:
 def test_while_the_cancel_is_under_way_and_again() -> None:
     async def main() -> None:
         stack = Slow()
-        with pydlm.connect("tests") as other:
-            held = other.lock("r")
-            held.acquire()
-            async with lockspace_on(stack) as ls:
-                lk = ls.lock("r")
-                stack.let()
-                task = asyncio.create_task(lk.acquire())
-                await turns()
-                for _ in range(3):
-                    task.cancel()
-                assert await cancelled(task)
-                assert lk.requested is Mode.EX  # the stack has not answered
-                # Who comes meanwhile stands in line, and may be cancelled too.
-                second, third = (asyncio.create_task(lk.acquire()) for _ in range(2))
-                await turns()
-                second.cancel()
-                assert await cancelled(second)
-                assert stack.fetch() == 1
-                stack.let()
-                await turns()
-                assert not third.done() and lk.requested is Mode.EX
-                held.release()
-                stack.let()
-                assert await third
-                stack.slow = False
-                lk.release()
-                assert free("r")
+        async with contended(stack) as (lk, held, task):
+            for _ in range(3):
+                task.cancel()
+            assert await cancelled(task)
+            assert lk.requested is Mode.EX  # the stack has not answered
+            # Who comes meanwhile stands in line, and may be cancelled too.
+            second, third = (asyncio.create_task(lk.acquire()) for _ in range(2))
+            await turns()
+            second.cancel()
+            assert await cancelled(second)
+            assert stack.fetch() == 1
+            stack.let()
+            await turns()
+            assert not third.done() and lk.requested is Mode.EX
+            held.release()
+            stack.let()
+            assert await third
+            stack.slow = False
+            lk.release()
+            assert free("r")
 
     run(main())
 
@@ -190,43 +163,30 @@ def test_while_the_cancel_is_under_way_and_again() -> None:
 def test_granted_though_the_cancel_was_on_its_way() -> None:
     async def main() -> None:
         stack = Slow()
-        with pydlm.connect("tests") as other:
-            held = other.lock("r")
-            held.acquire()
-            async with lockspace_on(stack) as ls:
-                lk = ls.lock("r")
-                stack.let()
-                task = asyncio.create_task(lk.acquire())
-                await turns()
-                held.release()  # granted; the stack has not told
-                task.cancel()
-                assert await cancelled(task)
-                assert not free("r")
-                stack.let()
-                await turns()
-                assert lk.requested is Mode.NL  # is given back
-                assert free("r")
-                stack.let()
-                await turns()
-                assert lk.requested is None and not lk.locked()
+        async with contended(stack) as (lk, held, task):
+            held.release()  # granted; the stack has not told
+            task.cancel()
+            assert await cancelled(task)
+            assert not free("r")
+            stack.let()
+            await turns()
+            assert lk.requested is Mode.NL  # is given back
+            assert free("r")
+            stack.let()
+            await turns()
+            assert lk.requested is None and not lk.locked()
 
     run(main())
 
 
 def test_a_stack_that_cannot_cancel() -> None:
     async def main() -> None:
-        with pydlm.connect("tests") as other:
-            held = other.lock("r")
-            held.acquire()
-            async with lockspace_on(Verbs("cancel")) as ls:
-                lk = ls.lock("r")
-                task = asyncio.create_task(lk.acquire())
-                await turns()
-                task.cancel()
-                assert await cancelled(task)
-                held.release()
-                await turns(20)
-                assert lk.granted is Mode.NL and free("r")
+        async with contended(Verbs("cancel")) as (lk, held, task):
+            task.cancel()
+            assert await cancelled(task)
+            held.release()
+            await turns(20)
+            assert lk.granted is Mode.NL and free("r")
 
     run(main())
 
@@ -252,24 +212,34 @@ def test_release_is_not_to_be_cancelled() -> None:
     run(main())
 
 
-def test_timeouts_race_with_the_grant() -> None:
-    """Whoever was first, the answer and the lock agree."""
+@pytest.mark.parametrize("first", ["the grant", "the end of its time"])
+def test_a_time_out_and_the_grant_at_once(first: str) -> None:
+    """The loop hears of both in the same turn: what has been granted counts."""
 
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            outcomes = set()
-            for number in range(60):
-                await held.acquire()
-                task = asyncio.create_task(lk.acquire(timeout=0.002))
-                await asyncio.sleep(0.0015 + number % 10 * 0.0001)
+        async with contended(timeout=0.02) as (lk, held, task):
+            over = monotonic() + 0.02
+            if first == "the grant":
                 held.release()
-                had = await task
-                outcomes.add(had)
-                assert lk.locked() == had
-                if had:
-                    lk.release()
-                assert free("r")
+            while monotonic() <= over:  # nothing else runs meanwhile
+                pass
+            if first != "the grant":
+                held.release()
+            assert not task.done()
+            assert await task and lk.locked()
+            lk.release()
+            assert free("r")
+
+    run(main())
+
+
+def test_a_time_out_then_the_grant() -> None:
+    async def main() -> None:
+        async with contended(timeout=0.01) as (lk, held, task):
+            assert not await task and not lk.locked() and not waits("r")
+            held.release()
+            assert lk.blocked is None  # takes the events in
+            assert not lk.locked() and free("r")
 
     run(main())
 
@@ -277,23 +247,17 @@ def test_timeouts_race_with_the_grant() -> None:
 def test_a_time_out_and_a_cancellation() -> None:
     async def main() -> None:
         stack = Slow()
-        with pydlm.connect("tests") as other:
-            held = other.lock("r")
-            held.acquire()
-            async with lockspace_on(stack) as ls:
-                lk = ls.lock("r")
-                stack.let()
-                task = asyncio.create_task(lk.acquire(timeout=0.01))
-                await asyncio.sleep(0.03)
-                assert not task.done() and stack.fetch() == 1  # it is being taken back
-                task.cancel()
-                assert await cancelled(task)
-                stack.slow = False
-                stack.let()
-                await turns()
-                assert lk.requested is None
-                held.release()
-                assert free("r")
+        async with contended(stack, timeout=0.01) as (lk, held, task):
+            await until(stack.fetch)  # the answer to its being taken back
+            assert not task.done()
+            task.cancel()
+            assert await cancelled(task)
+            stack.slow = False
+            stack.let()
+            await turns()
+            assert lk.requested is None
+            held.release()
+            assert free("r")
 
     run(main())
 

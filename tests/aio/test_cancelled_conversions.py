@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.aio.case import Slow, cancelled, free, lockspace_on, run, turns
+from tests.aio.case import Slow, cancelled, free, lockspace_on, run, turns, two_handles
 
 import pydlm
 from pydlm import Mode, aio
@@ -14,10 +14,7 @@ from pydlm import Mode, aio
 @pytest.mark.parametrize("when", ["waiting", "in the arena", "dispatched"])
 def test_a_conversion_goes_back(when: str) -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await lk.acquire(mode=Mode.PR)
-            await held.acquire(mode=Mode.PR)
+        async with two_handles(Mode.PR) as (lk, held):
             task = asyncio.create_task(lk.convert(Mode.EX))
             await turns()
             if when != "waiting":

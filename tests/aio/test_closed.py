@@ -27,8 +27,9 @@ def test_close_ends_all_waits() -> None:
         ]
         await turns()
         ls.close(), ls.close()
-        for found in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(found, pydlm.Closed | pydlm.types.Mode)
+        *ended, blocked = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in ended] == [pydlm.Closed, pydlm.Closed]
+        assert blocked is pydlm.Mode.EX  # what `other` wanted, before the end
         for use in (lambda: lk.granted, lk.release, lambda: ls.lock("r")):
             with pytest.raises(pydlm.Closed):
                 use()

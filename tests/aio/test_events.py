@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.aio.case import cancelled, run, turns
+from tests.aio.case import cancelled, run, turns, two_handles
 
 import pydlm
 from pydlm import Mode, aio
@@ -13,8 +13,7 @@ from pydlm import Mode, aio
 
 def test_wait_blocked() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, second = ls.lock("r"), other.lock("r")
+        async with two_handles() as (lk, second):
             watchers = [asyncio.create_task(lk.wait_blocked()) for _ in range(2)]
             await lk.acquire()
             await turns()

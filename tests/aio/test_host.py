@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from tests.aio.case import run
+from tests.aio.case import run, until
 
 import pydlm
-from pydlm import aio
+from pydlm import Mode, aio
 
 COUNT = """
 import asyncio, sys
@@ -73,8 +73,7 @@ def test_counting_in_the_block(stack: str) -> None:
         async with aio.connect("tests", stack=stack) as ls:
             lk, cached = ls.lock("counter"), ls.cached("cached", codec="<Q")
             processes = [start(COUNT, stack) for _ in range(2)]
-            while any(process.poll() is None for process in processes):
-                await asyncio.sleep(0.01)
+            await until(lambda: all(process.poll() is not None for process in processes))
             for process in processes:
                 process.communicate()
             async with lk, cached.shared():
@@ -92,7 +91,7 @@ def test_the_holder_is_killed(stack: str) -> None:
             process = start(HOLD, stack)
             assert process.stdout and process.stdout.readline() == "held\n"
             waits = asyncio.create_task(lk.acquire())
-            await asyncio.sleep(0.01)
+            await until(lambda: lk.requested is Mode.EX)
             process.kill()
             process.communicate()
             assert await waits

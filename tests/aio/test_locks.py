@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.aio.case import Slow, free, lockspace_on, run, turns
+from tests.aio.case import Slow, contended, free, lockspace_on, run, turns, two_handles
 from tests.verbs import Verbs
 
 import pydlm
@@ -51,8 +51,7 @@ def test_what_is_refused() -> None:
 
 def test_not_waiting_and_waiting_so_long() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
+        async with two_handles() as (lk, held):
             async with held:
                 assert not await lk.acquire(blocking=False)
                 assert not await lk.acquire(timeout=0)
@@ -78,11 +77,7 @@ def test_not_waiting_and_waiting_so_long() -> None:
 
 def test_a_waiter_gets_it_when_the_holder_lets_go() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
-            await held.acquire()
-            task = asyncio.create_task(lk.acquire(timeout=20))
-            await turns()
+        async with contended(timeout=20) as (lk, held, task):
             assert lk.requested is Mode.EX and not task.done()
             held.release()
             assert await task and lk.requested is None
@@ -126,10 +121,7 @@ def test_any_task_may_release() -> None:
 
 def test_convert() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, second = ls.lock("r"), other.lock("r")
-            await lk.acquire(mode=Mode.PR)
-            await second.acquire(mode=Mode.PR)
+        async with two_handles(Mode.PR) as (lk, second):
             assert not await lk.convert(Mode.EX, blocking=False)
             assert not await lk.convert(Mode.EX, timeout=0.01)
             assert lk.granted is Mode.PR
@@ -148,10 +140,7 @@ def test_convert() -> None:
 
 def test_conversion_deadlock_is_told_at_once() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, second = ls.lock("r"), other.lock("r")
-            await lk.acquire(mode=Mode.PR)
-            await second.acquire(mode=Mode.PR)
+        async with two_handles(Mode.PR) as (lk, second):
             task = asyncio.create_task(lk.convert(Mode.EX))
             await turns()
             with pytest.raises(pydlm.DeadlockError) as caught:
@@ -166,8 +155,7 @@ def test_conversion_deadlock_is_told_at_once() -> None:
 
 def test_cancel_ends_all_waits() -> None:
     async def main() -> None:
-        async with aio.connect("tests") as ls, aio.connect("tests") as other:
-            lk, held = ls.lock("r"), other.lock("r")
+        async with two_handles() as (lk, held):
             await held.acquire()
             assert not lk.cancel()
             tasks = [asyncio.create_task(lk.acquire()) for _ in range(3)]

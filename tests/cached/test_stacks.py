@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.blocking.stack.stack import TestStack
 from tests.core.conftest import World
 from tests.host.machine import Host
 from tests.host.processes import Child
-from tests.test_blocking_stack import TestStack
 
 from pydlm import LockFlag, LVBInvalid, Mode
 from pydlm.cached import CachedLock, CachedLocks

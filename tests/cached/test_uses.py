@@ -75,14 +75,17 @@ def test_the_remote_side_is_not_starved(world: World) -> None:
     """However much a node wants a lock for itself, another one gets it in its turn."""
     a, b = (world.connect().cached("r") for _ in range(2))
     over = threading.Event()
+    uses = [0, 0, 0]
 
-    def use(exclusive: bool) -> None:
+    def use(i: int) -> None:
         while not over.is_set():
-            with a.exclusive() if exclusive else a.shared():
-                pass
+            with a.exclusive() if i == 0 else a.shared():
+                uses[i] += 1
 
-    users = [world.worker(use, i == 0) for i in range(3)]
+    users = [world.worker(use, i) for i in range(3)]
     for _ in range(20):
+        before = list(uses)
+        world.until(lambda before=before: all(map(int.__gt__, uses, before)), "all to use it")
         with b.exclusive(timeout=30):
             pass
     over.set()

@@ -285,11 +285,16 @@ def test_a_value_that_is_written_while_it_is_read(world: Any) -> None:
 
     task = world.worker(work)
     seen = set()
+
+    def look() -> bool:
+        value = reader.lvb
+        assert value == value[:1] * 64
+        seen.add(value[0])
+        return len(seen) == 26
+
     with reader.held(Mode.CR):
         for _ in range(20_000):
-            value = reader.lvb
-            assert value == value[:1] * 64
-            seen.add(value[0])
+            look()
+        world.until(look, "each value to be read")
     stop.append(None)
     task.result()
-    assert seen

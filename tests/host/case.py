@@ -5,11 +5,19 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
 from tests.host.machine import Host
 from tests.host.processes import PATIENCE, Child
 
 import pydlm
 from pydlm import Lockspace, LVBInvalid, _core
+
+#: Of each file with cases.
+MARKS = [
+    pytest.mark.crash,
+    pytest.mark.skipif(not _core.CRASH_BUILD, reason="needs a build with PYDLM_CRASH=1"),
+    pytest.mark.timeout(600),
+]
 
 OLD, NEW, LAST = (bytes([n]) * 64 for n in (1, 2, 3))
 
@@ -105,3 +113,10 @@ class Case:
         self.lk.release()
         self.ls.stack.arena.check()  # type: ignore[attr-defined]
         assert self.host.state(self.ls) == self.before
+
+
+def survive_every_point(case: type[Case], host: Host, record_property: Any) -> None:
+    """Run the case; say how many points it has, which are not as few as if none were met."""
+    points = case(host).all_points()
+    record_property("points", points)
+    assert points > 3

@@ -22,6 +22,12 @@ def host() -> Iterator[Host]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture
+def path(host: Host) -> Path:
+    """Where the lockspace of that name lies."""
+    return host.directory / f"{host.name}.dlm"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     held = pytest.mark.filterwarnings("ignore:.* was held when its last:ResourceWarning")
     for item in items:

@@ -11,25 +11,18 @@ import select
 import threading
 from typing import Any
 
-import pytest
-from tests.host.case import NEW, OLD, Case
+from tests.host.case import MARKS, NEW, OLD, Case, survive_every_point
 from tests.host.machine import Host, readable
 from tests.host.processes import PATIENCE, Task
 
 import pydlm
-from pydlm import Completion, Lockspace, Mode, NodeDown, _core
+from pydlm import Completion, Lockspace, Mode, NodeDown
 
-pytestmark = [
-    pytest.mark.crash,
-    pytest.mark.skipif(not _core.CRASH_BUILD, reason="needs a build with PYDLM_CRASH=1"),
-    pytest.mark.timeout(600),
-]
+pytestmark = MARKS
 
 
 def test_every_point_of(case: type[Case], host: Host, record_property: Any) -> None:
-    points = case(host).all_points()
-    record_property("points", points)
-    assert points > 3
+    survive_every_point(case, host, record_property)
 
 
 class OpenNewResource(Case):

@@ -5,26 +5,19 @@ from __future__ import annotations
 import select
 from typing import Any
 
-import pytest
-from tests.host.case import NEW, OLD, Case
+from tests.host.case import MARKS, NEW, OLD, Case, survive_every_point
 from tests.host.machine import Host, readable
 from tests.host.processes import PATIENCE, Task
 
-from pydlm import Blocked, Completion, LockFlag, Lockspace, Mode, NodeDown, _core
+from pydlm import Blocked, Completion, LockFlag, Lockspace, Mode, NodeDown
 
-pytestmark = [
-    pytest.mark.crash,
-    pytest.mark.skipif(not _core.CRASH_BUILD, reason="needs a build with PYDLM_CRASH=1"),
-    pytest.mark.timeout(600),
-]
+pytestmark = MARKS
 
 VALBLK, PERSISTENT, ORPHAN = LockFlag.VALBLK, LockFlag.PERSISTENT, LockFlag.ORPHAN
 
 
 def test_every_point_of(case: type[Case], host: Host, record_property: Any) -> None:
-    points = case(host).all_points()
-    record_property("points", points)
-    assert points > 3
+    survive_every_point(case, host, record_property)
 
 
 def granted(ls: Lockspace, mode: Mode, flags: LockFlag = VALBLK) -> int:

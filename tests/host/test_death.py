@@ -360,12 +360,12 @@ def test_a_pid_that_is_used_again_is_another_process(host: Host) -> None:
     assert lk.acquire(timeout=PATIENCE)
 
 
-def test_dead_while_joining_leaves_the_slot_to_others(host: Host) -> None:
-    """The pid of who began to join may be somebody else's by now: only the dead are cleared."""
+def test_who_dies_as_soon_as_it_has_joined_is_cleared_away(host: Host) -> None:
+    """As those do who die while they join: see Connect in test_crash_processes.py."""
     ls = host.connect()
     for _ in range(5):
         child = host.child(lambda me: (host.connect(), os.kill(os.getpid(), signal.SIGKILL)))
-        child.join()
+        assert child.join() == -signal.SIGKILL
     host.until(lambda: host.state(ls)[2:] == (1, 1))
 
 

@@ -84,7 +84,7 @@ def test_each_use_of_the_parents_handle_is_an_error(host: Host) -> None:
     assert held_by_nobody(host)
 
 
-@pytest.mark.parametrize("how", ["close", "delete", "collect", "with", "exit", "finalize"])
+@pytest.mark.parametrize("how", ["close", "delete", "collect", "with", "nothing", "finalize"])
 def test_nothing_that_the_child_does_lets_go_of_the_parents_locks(how: str, host: Host) -> None:
     ls = pydlm.connect(host.name, stack=host.stack, capacity=255)
     kept = [ls, ls.lock("x"), ls.lock("y")]

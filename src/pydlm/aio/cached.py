@@ -11,7 +11,7 @@ from pydlm.aio.keeper import AsyncKeeper, TaskWaiter
 from pydlm.cached.actions import Outcome
 from pydlm.cached.face import Face
 from pydlm.cached.values import Codec
-from pydlm.errors import Busy, Closed, LockTimeout, WouldBlock
+from pydlm.errors import Closed
 from pydlm.types import Mode
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class AsyncCachedLock(Face, AsyncGate):
         try:
             ask(self._kept, machine.want, waiter)
             if waiter.told is None:
-                await self._wait(waiter, None if timeout in (-1, 0) else deadline - monotonic())
+                seconds = None if timeout in (-1, 0) else deadline - monotonic()
+                await self._conn.sleep(waiter, seconds, self._expire)
         except BaseException:
             # Whatever has been done for us is undone, let in or not.
             if self._conn.alive:
@@ -109,25 +110,8 @@ class AsyncCachedLock(Face, AsyncGate):
         outcome = waiter.outcome()
         if outcome is Outcome.DONE:
             return self
-        what = (
-            f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
-        )
-        if blocking and own:
-            raise Busy(f"{what} in its own on_drop: it would wait for itself")
-        if outcome is Outcome.EXPIRED or blocking:
-            raise LockTimeout(f"{what} within {timeout} seconds")
-        raise WouldBlock(f"{what} at once")
-
-    async def _wait(self, waiter: TaskWaiter, seconds: float | None) -> None:
-        waiter.future = self._conn.new_future()
-        if seconds is None:
-            await waiter.future
-            return
-        timer = self._conn.loop.call_later(max(0.0, seconds), self._expire, waiter)
-        try:
-            await waiter.future
-        finally:
-            timer.cancel()
+        expired = outcome is Outcome.EXPIRED
+        raise self._not_had(exclusive, blocking, timeout, own=own, expired=expired)
 
     def _expire(self, waiter: TaskWaiter) -> None:
         if self._conn.alive:

@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import ref
 
 from pydlm.aio.cached import AsyncCachedLock, AsyncOnDrop
@@ -16,7 +17,7 @@ from pydlm.aio.events import Blocked, Kept
 from pydlm.aio.keeper import AsyncKeeper
 from pydlm.aio.lock import AsyncLock
 from pydlm.contract import Stack
-from pydlm.errors import Busy, Closed, DlmError, Forked, Unsupported
+from pydlm.errors import Busy, Closed, DlmError, Forked
 from pydlm.types import Blocked as BlockedEvent
 from pydlm.types import Completion, Event, LockFlag, NodeDown
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _log = logging.getLogger("pydlm")
+
+
+class _Sleeper(Protocol):
+    """A task's wait. Whoever ends it finishes its future."""
+
+    future: asyncio.Future[None] | None
+
+
+_S = TypeVar("_S", bound=_Sleeper)
 
 
 class Connection:
@@ -78,11 +88,6 @@ class Connection:
         if self._error is not None:
             raise copy(self._error)
 
-    def require(self, ability: str, what: str) -> None:
-        """Raise Unsupported unless the stack has `ability`."""
-        if ability not in self.stack.capabilities:
-            raise Unsupported(f"the stack {self.stack.name!r} cannot {what}: it lacks {ability!r}")
-
     def new_future(self) -> asyncio.Future[None]:
         """Return what a task of this connection's loop can sleep on. Raises RuntimeError."""
         if asyncio.get_running_loop() is not self.loop:
@@ -91,6 +96,18 @@ class Connection:
                 "connect in this one too"
             )
         return self.loop.create_future()
+
+    async def sleep(self, w: _S, seconds: float | None, expire: Callable[[_S], object]) -> None:
+        """Sleep until `w` is done. After so many seconds, `expire` sees to it that it will be."""
+        w.future = self.new_future()
+        if seconds is None:
+            await w.future
+            return
+        timer = self.loop.call_later(max(0.0, seconds), expire, w)
+        try:
+            await w.future
+        finally:
+            timer.cancel()
 
     # What its handles call.
 

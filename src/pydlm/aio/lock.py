@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import warnings
 from copy import copy
 from time import monotonic
@@ -21,7 +19,6 @@ from pydlm.blocking.arguments import (
     refuse_mode,
     seconds_of,
 )
-from pydlm.blocking.deadlock import conversion_deadlock
 from pydlm.blocking.machine import Phase, may_wait
 from pydlm.errors import (
     Busy,
@@ -30,11 +27,10 @@ from pydlm.errors import (
     DlmError,
     Forked,
     LockTimeout,
-    LVBInvalid,
     NotHeld,
     WouldBlock,
 )
-from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
+from pydlm.types import LockFlag, Mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,15 +56,12 @@ class AsyncLock(Machine):
     def __init_subclass__(cls) -> NoReturn:
         raise TypeError("an AsyncLock is no base class; wrap it instead")
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a lock cannot be copied or pickled; open another one by its name")
-
     def __del__(self) -> None:
         # One whose __init__ was not finished has no phase.
         if getattr(self, "_phase", Phase.SHUT) is Phase.SHUT or not self._conn.alive:
             return
         if self._lkid:
-            self._conn.discard(self._lkid, *self.last_words())
+            self._conn.discard(self._lkid, *self._last_words())
         if self._holds():
             warnings.warn(
                 f"{self!r} was held when its last reference went; it has been released",
@@ -101,7 +94,7 @@ class AsyncLock(Machine):
             if not self._acquire(w):
                 return False
             if not w.done:
-                await self._answer(w, seconds)
+                await self._conn.sleep(w, seconds, self._expire)
             return self._judge(w)
         except BaseException:
             self._withdraw(w)
@@ -122,7 +115,7 @@ class AsyncLock(Machine):
         conversions would wait for each other; NotHeld, Busy, Cancelled.
         """
         mode, flags, seconds = self._terms(mode, blocking, timeout)
-        self._conn.require("convert", "change the mode of a lock in place")
+        self._require("convert", "change the mode of a lock in place")
         if self._phase is Phase.ASKING or (self._phase is Phase.CONVERTING and self._holds()):
             raise Busy("a conversion of this lock is under way")
         if not self._holds():
@@ -132,7 +125,7 @@ class AsyncLock(Machine):
             self._request(Phase.CONVERTING, mode, flags, w)
             self._conn.pump()
             if not w.done:
-                await self._answer(w, seconds)
+                await self._conn.sleep(w, seconds, self._expire)
             return self._judge(w)
         except BaseException:
             self._withdraw(w)
@@ -145,7 +138,7 @@ class AsyncLock(Machine):
         waits = self._dismiss(Cancelled("the wait was cancelled"))
         w = self._waiter
         if w is not None and self._phase in (Phase.ASKING, Phase.CONVERTING):
-            self._conn.require("cancel", "take back a request")
+            self._require("cancel", "take back a request")
             w.dismissed = waits = True
             self._take_back()
             self._conn.pump()
@@ -180,7 +173,7 @@ class AsyncLock(Machine):
         if self._phase is Phase.SHUT:
             return
         self._conn.pump()  # it may have been granted, and be written back
-        lkid, words = self._lkid, self.last_words()
+        lkid, words = self._lkid, self._last_words()
         self.shut(Closed("the lock is closed"))
         if lkid:
             with contextlib.suppress(DlmError):  # the stack has nothing more to say of it
@@ -190,44 +183,13 @@ class AsyncLock(Machine):
     # What it is like now.
 
     @property
-    def name(self) -> bytes:
-        """The resource's name."""
-        self._check_open()
-        return self._name
-
-    @property
-    def lkid(self) -> int:
-        """The lock's id in its lockspace; 0 while the stack has no lock for this handle."""
-        self._check_open()
-        return self._lkid
-
-    @property
-    def granted(self) -> Mode:
-        """The mode that is held now; NL if the lock is not."""
-        self._check_open()
-        return self._granted
-
-    @property
-    def requested(self) -> Mode | None:
-        """The mode that is waited for, or None."""
-        self._check_open()
-        return self._asked
-
-    @property
-    def token(self) -> int:
-        """The fencing token: higher with each grant of this resource."""
-        self._check_open()
-        self._conn.require("fencing", "give fencing tokens")
-        return self._token
-
-    @property
     def blocked(self) -> Mode | None:
         """The strictest mode that somebody has come to wait for because of this lock, or None.
 
         It stays until the lock is granted anew, though whoever waited may have gone.
         """
         self._check_open()
-        self._conn.require("bast", "tell whom a lock keeps waiting")
+        self._require("bast", "tell whom a lock keeps waiting")
         self._conn.pump()
         return self._blocked
 
@@ -266,14 +228,7 @@ class AsyncLock(Machine):
         most `lvb_len` bytes, padded with zeros; published by the release or down-conversion.
         """
         self._check_held(Mode.CR, "read")
-        if self._block.written is not None:
-            return self._block.written
-        if self._block.valid:
-            return self._block.value
-        raise LVBInvalid(
-            f"the lock value block of {self._name!r} is invalid: whoever was changing it died; "
-            "rebuild what it stands for and write it in EX"
-        )
+        return self._block.read(self._name, "in EX")
 
     @lvb.setter
     def lvb(self, value: bytes, /) -> None:
@@ -285,19 +240,9 @@ class AsyncLock(Machine):
     def lvb_valid(self) -> bool:
         """Whether the lock value block may be believed."""
         self._check_held(Mode.CR, "read")
-        return self._block.written is not None or self._block.valid
+        return self._block.is_valid()
 
     # How it works inside.
-
-    def _check_held(self, mode: Mode, what: str) -> None:
-        self._check_open()
-        self._conn.require("lvb", "keep lock value blocks")
-        granted = self._granted if self._holds() else Mode.NL
-        if granted < mode:
-            raise NotHeld(
-                f"the lock value block can be {what} only while the lock is held, "
-                f"not in {granted.name}"
-            )
 
     def _terms(
         self, mode: Mode, blocking: bool, timeout: float
@@ -306,45 +251,14 @@ class AsyncLock(Machine):
         mode = held_mode(mode)
         deadline = deadline_of(blocking, timeout)
         self._check_open()
-        if mode not in (Mode.PR, Mode.EX):
-            self._conn.require("modes6", f"lock in {mode.name}; use PR or EX")
-        if deadline is not None:
-            self._conn.require("cancel", "take back a request; wait without a limit")
-        if not blocking:
-            self._conn.require("trylock", "try a lock without waiting")
-        flags = LockFlag(0) if blocking else LockFlag.NOQUEUE
+        flags = self._flags(mode, blocking, limited=deadline is not None)
         return mode, flags, None if deadline is None else deadline - monotonic()
-
-    async def _answer(self, w: Wait, seconds: float | None) -> None:
-        """Sleep until `w` is done."""
-        w.future = self._conn.new_future()
-        if seconds is None:
-            await w.future
-            return
-        timer = self._conn.loop.call_later(max(0.0, seconds), self._expire, w)
-        try:
-            await w.future
-        finally:
-            timer.cancel()
 
     def _judge(self, w: Wait) -> bool:
         """Return whether the request of `w` was granted, or raise what it ended with."""
         if w.error is not None:
             raise copy(w.error)  # many may get the same, and add their tracebacks to it
-        if w.status in (0, EUNLOCK):
-            return True
-        if w.status == errno.EAGAIN or (w.status == ECANCEL and w.expired and not w.dismissed):
-            return False
-        if w.status == ECANCEL:
-            raise Cancelled("the request was cancelled")
-        if w.status == errno.EDEADLK:
-            raise conversion_deadlock(
-                self._conn.stack, self._name, self._lkid, self._granted, w.mode
-            )
-        raise DlmError(
-            f"{self._name!r} cannot be had in {w.mode.name}: {os.strerror(w.status or 0)}",
-            errno=w.status,
-        )
+        return self._had(w, w.mode)
 
 
 class AsyncHeld:

@@ -15,7 +15,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from pydlm.aio.wait import Wait
-from pydlm.blocking.block import Block
+from pydlm.blocking.handle import Handle
 from pydlm.blocking.machine import Phase, may_wait
 from pydlm.errors import BadArgument, Busy, Closed, DlmError, NotHeld
 from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
@@ -31,44 +31,20 @@ _NO_FLAGS = LockFlag(0)
 _log = logging.getLogger("pydlm")
 
 
-class Machine:
+class Machine(Handle):
     """The state of one handle. The stack's completions move it on."""
 
-    __slots__ = (
-        "__weakref__",
-        "_asked",
-        "_block",
-        "_blocked",
-        "_cancelling",
-        "_conn",
-        "_granted",
-        "_last",
-        "_leaving",
-        "_line",
-        "_lkid",
-        "_name",
-        "_phase",
-        "_token",
-        "_waiter",
-        "_watchers",
-    )
+    __slots__ = ("_last", "_leaving", "_line", "_phase", "_waiter", "_watchers")
+
+    _conn: Connection
 
     def __init__(self, conn: Connection, name: bytes) -> None:
         self._phase = Phase.SHUT  # until it is open
-        self._conn = conn
-        self._name = name
-        self._lkid = 0  # 0: the stack has no lock for this handle now
-        self._granted = Mode.NL
-        self._token = 0
-        self._block = Block(conn.stack)
-        self._blocked: Mode | None = None
+        super().__init__(conn, name)
         self._watchers: set[asyncio.Future[Mode]] | None = None
         # Those who wait for the handle to be given up, in order. Anybody may leave: no list.
         self._line: OrderedDict[Wait, None] = OrderedDict()
-        # The request under way: for what mode, has it been taken back, and who waits for it.
-        self._asked: Mode | None = None
-        self._cancelling = False
-        self._waiter: Wait | None = None
+        self._waiter: Wait | None = None  # who waits for the request under way
         self._last: Wait | None = None  # for whom the mode that is held was granted
         self._leaving = False  # released, once a conversion that nobody waits for has ended
         if conn.keeps_null:
@@ -235,6 +211,9 @@ class Machine:
     def _holds(self) -> bool:
         return self._phase in (Phase.HELD, Phase.CONVERTING) and not self._leaving
 
+    def _usable(self) -> Mode:
+        return self._granted if self._holds() else Mode.NL
+
     def _take_back(self) -> None:
         """Cancel what is waited for. How the request ends is for its completion to say."""
         if (
@@ -262,9 +241,7 @@ class Machine:
 
     def _drop(self) -> None:
         """Unlock what the stack will not convert. The next request makes another lock."""
-        flags = LockFlag.FORCEUNLOCK if self._asked is not None else _NO_FLAGS
-        if self._block.is_invalid_in(self._lkid):
-            flags |= LockFlag.VALBLK | LockFlag.IVVALBLK
+        flags = self._flags_to_drop()
         lkid, self._lkid = self._lkid, 0
         self._asked, self._granted, self._blocked = None, Mode.NL, None
         self._phase = Phase.IDLE
@@ -299,14 +276,9 @@ class Machine:
 
     # The end.
 
-    def last_words(self) -> tuple[LockFlag, bytes | None]:
-        """Return what the unlock has to carry."""
-        flags, value = self._block.carried(self._granted, Mode.NL)
-        return (flags if self._asked is None else flags | LockFlag.FORCEUNLOCK), value
-
     def disconnected(self) -> None:
         """The connection is about to end: say what the stack cannot know, and shut."""
-        flags, value = self.last_words()
+        flags, value = self._last_words()
         lkid, says = self._lkid, self._granted >= Mode.PW
         self.shut(Closed("the connection to the lockspace is closed"))
         if says and lkid:

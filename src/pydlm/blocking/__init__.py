@@ -3,6 +3,7 @@
 * `connection`: BlockingLocks, one connection: opens locks, sorts the stack's events.
 * `lock`: StackLock, the handle as the user sees it; `held`: its context manager.
 * `machine`: who may use a handle now, and what it has asked the stack for.
+* `handle`: what a handle shows and checks; `pydlm.aio` has that in common.
 * `block`: the rules of the lock value block.
 * `reader`: which of the waiting threads reads the stack's descriptor, and where the others sleep.
 * `deadlock`: who waits for whom, where the stack has refused a conversion.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydlm.contract import Stack
-from pydlm.errors import DlmError
+from pydlm.errors import DlmError, LVBInvalid
 from pydlm.types import Completion, LockFlag, Mode, StatusFlag
 
 __all__ = ["Block"]
@@ -55,6 +55,24 @@ class Block:
         if self._sent is None and not self.valid and self._can_invalidate:
             return LockFlag.VALBLK | LockFlag.IVVALBLK, None
         return LockFlag.VALBLK, self._sent
+
+    def is_valid(self) -> bool:
+        """Return whether what a holder would read may be believed."""
+        return self.written is not None or self.valid
+
+    def read(self, name: bytes, how: str) -> bytes:
+        """Return what its holder has written, or else what the stack has brought.
+
+        Raises LVBInvalid, for the resource `name`; `how` says how it may be written.
+        """
+        if (written := self.written) is not None:  # a cached lock's keeper may publish it just now
+            return written
+        if self.valid:
+            return self.value
+        raise LVBInvalid(
+            f"the lock value block of {name!r} is invalid: whoever was changing it died; "
+            f"rebuild what it stands for and write it {how}"
+        )
 
     def is_invalid_in(self, lkid: int) -> bool:
         """Ask the stack whether the block of a lock is invalid, where no completion has told."""

@@ -16,7 +16,7 @@ from pydlm.blocking.lock import StackLock
 from pydlm.blocking.machine import Machine
 from pydlm.blocking.reader import EventFd, Reader, Wait
 from pydlm.contract import Stack
-from pydlm.errors import Closed, DlmError, Unsupported
+from pydlm.errors import Closed, DlmError
 from pydlm.types import Blocked, Completion, Event, LockFlag, Mode, NodeDown
 
 __all__ = ["BlockingLocks"]
@@ -138,11 +138,6 @@ class BlockingLocks(Reader):
         if self._closed:
             raise Closed(f"the connection to lockspace {self.name!r} is closed")
         self.check_fork()
-
-    def require(self, ability: str, what: str) -> None:
-        """Raise Unsupported unless the stack has `ability`."""
-        if ability not in self.stack.capabilities:
-            raise Unsupported(f"the stack {self.stack.name!r} cannot {what}: it lacks {ability!r}")
 
     def own(self, lkid: int, lock: Machine) -> None:
         """Give `lock` the events of `lkid` from now on. The guard is held."""

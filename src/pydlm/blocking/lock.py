@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, final
@@ -16,13 +14,12 @@ from pydlm.blocking.arguments import (
     refuse_mode,
     seconds_of,
 )
-from pydlm.blocking.deadlock import conversion_deadlock
 from pydlm.blocking.held import Held
 from pydlm.blocking.machine import Machine, Phase, may_wait
 from pydlm.blocking.reader import EventFd, Wait
 from pydlm.contract import Lock
-from pydlm.errors import Busy, Cancelled, Closed, DlmError, Forked, LVBInvalid, NotHeld
-from pydlm.types import ECANCEL, EUNLOCK, LockFlag, Mode
+from pydlm.errors import Busy, Cancelled, Closed, DeadlockError, DlmError, Forked, NotHeld
+from pydlm.types import LockFlag, Mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,20 +54,16 @@ class StackLock(Machine, Lock):
                 # NL is compatible with all, and EXPEDITE passes whoever waits: granted at once.
                 self._request(w, Phase.RELEASING, Mode.NL, LockFlag.EXPEDITE)
             self._see_through(w, None)
-            self._judge(w, Mode.NL)
+            self._had(w, Mode.NL)
 
     def __init_subclass__(cls) -> NoReturn:
         raise TypeError("a StackLock is no base class; wrap it instead")
 
-    def __reduce__(self) -> NoReturn:
-        # This is what copy and pickle ask for.
-        raise TypeError("a lock cannot be copied or pickled; open another one by its name")
-
     def __del__(self) -> None:
         # One whose __init__ was not finished has no phase.
-        if getattr(self, "_phase", Phase.SHUT) is Phase.SHUT or not self._locks.alive:
+        if getattr(self, "_phase", Phase.SHUT) is Phase.SHUT or not self._conn.alive:
             return
-        locks = self._locks
+        locks = self._conn
         held = self._granted > Mode.NL
         if self._lkid:
             urgent = held or self._asked is not None
@@ -83,7 +76,7 @@ class StackLock(Machine, Lock):
             )
 
     def __repr__(self) -> str:
-        if self._phase is Phase.SHUT or not self._locks.alive:
+        if self._phase is Phase.SHUT or not self._conn.alive:
             return f"<closed pydlm.Lock object at {id(self):#x}>"
         return (
             f"<{'locked' if self.locked() else 'unlocked'} pydlm.Lock object "
@@ -110,13 +103,13 @@ class StackLock(Machine, Lock):
         if not self._use(w, mode, flags, blocking, deadline):
             return False
         self._see_through(w, deadline)
-        return self._judge(w, mode)
+        return self._had(w, mode)
 
     def _use(
         self, w: Wait, mode: Mode, flags: LockFlag, blocking: bool, deadline: float | None
     ) -> bool:
         """Make the request when it is our turn to use the handle; False: not in time."""
-        with self._locks.guard:
+        with self._conn.guard:
             self._check_open()
             if self._phase is Phase.IDLE:
                 self._request(w, Phase.ASKING, mode, flags)
@@ -124,8 +117,8 @@ class StackLock(Machine, Lock):
             if not blocking:
                 return False
             self._line.append(w)
-        self._locks.wait(w, deadline)
-        with self._locks.guard:
+        self._conn.wait(w, deadline)
+        with self._conn.guard:
             self._check_open()
             if w not in self._line:
                 raise Cancelled("the wait was cancelled")
@@ -141,7 +134,7 @@ class StackLock(Machine, Lock):
         """Give the lock up; returns when the lock manager has confirmed it."""
         w = Wait()
         try:
-            with self._locks.guard:
+            with self._conn.guard:
                 self._check_open()
                 if self._phase is Phase.CONVERTING:
                     raise Busy("release of a lock that is being converted; cancel() that first")
@@ -152,15 +145,15 @@ class StackLock(Machine, Lock):
         except BaseException as error:
             self._leave(w, error)
             raise
-        self._judge(w, Mode.NL)
+        self._had(w, Mode.NL)
 
     def convert(self, mode: Mode, blocking: bool = True, timeout: float = -1) -> bool:
         """Change the mode in place; return whether it could be had in time."""
         mode, flags, _, deadline = self._terms(mode, blocking, timeout)
-        self._locks.require("convert", "change the mode of a lock in place")
+        self._require("convert", "change the mode of a lock in place")
         w = Wait()
         try:
-            with self._locks.guard:
+            with self._conn.guard:
                 self._check_open()
                 if self._phase in (Phase.ASKING, Phase.CONVERTING):
                     raise Busy("a conversion of this lock is under way")
@@ -170,19 +163,19 @@ class StackLock(Machine, Lock):
                     w.before = self._granted
                 self._request(w, Phase.CONVERTING, mode, flags)
             self._see_through(w, deadline)
-            return self._judge(w, mode)
+            return self._had(w, mode)
         except BaseException as error:
             self._leave(w, error)
             raise
 
     def cancel(self) -> bool:
         """End all waits through this handle with Cancelled; return whether there were any."""
-        with self._locks.guard:
+        with self._conn.guard:
             self._check_open()
-            self._locks.pump()
+            self._conn.pump()
             waits = self._dismiss()
             if self._phase in (Phase.ASKING, Phase.CONVERTING) and self._waiter is not None:
-                self._locks.require("cancel", "take back a request")
+                self._require("cancel", "take back a request")
                 self._waiter.dismissed = waits = True
                 self._take_back()
         return waits
@@ -216,7 +209,7 @@ class StackLock(Machine, Lock):
 
         Should the stack fail to unlock it, that is raised, and the next call tries it again.
         """
-        locks = self._locks
+        locks = self._conn
         if not locks.alive:
             self._phase = Phase.SHUT
             return
@@ -235,51 +228,20 @@ class StackLock(Machine, Lock):
     # What it is like now.
 
     @property
-    def name(self) -> bytes:
-        """The resource's name."""
-        self._check_open()
-        return self._name
-
-    @property
-    def lkid(self) -> int:
-        """The lock's id in its lockspace; 0 while the stack has no lock for this handle."""
-        self._check_open()
-        return self._lkid
-
-    @property
-    def granted(self) -> Mode:
-        """The mode that is held now; NL if the lock is not."""
-        self._check_open()
-        return self._granted
-
-    @property
-    def requested(self) -> Mode | None:
-        """The mode that is waited for, or None."""
-        self._check_open()
-        return self._asked
-
-    @property
-    def token(self) -> int:
-        """The fencing token: higher with each grant of this resource."""
-        self._check_open()
-        self._locks.require("fencing", "give fencing tokens")
-        return self._token
-
-    @property
     def blocked(self) -> Mode | None:
         """The strictest mode that somebody has come to wait for because of this lock, or None.
 
         It stays until the lock is granted anew, though whoever waited may have gone.
         """
-        self._locks.require("bast", "tell whom a lock keeps waiting")
-        with self._locks.guard:
+        self._require("bast", "tell whom a lock keeps waiting")
+        with self._conn.guard:
             self._check_open()
-            self._locks.pump()
+            self._conn.pump()
             return self._blocked
 
     def locked(self) -> bool:
         """Return whether the lock is held through this handle."""
-        return self._phase in (Phase.HELD, Phase.CONVERTING) and self._locks.alive
+        return self._phase in (Phase.HELD, Phase.CONVERTING) and self._conn.alive
 
     def fileno(self) -> int:
         """Return an eventfd that is readable as long as `blocked` is not None.
@@ -288,15 +250,15 @@ class StackLock(Machine, Lock):
         the connection reads the stack's events while no other does. Raises OSError where the
         process may have no more descriptors; the lock is unharmed.
         """
-        self._locks.require("bast", "tell whom a lock keeps waiting")
-        with self._locks.guard:
+        self._require("bast", "tell whom a lock keeps waiting")
+        with self._conn.guard:
             self._check_open()
             if self._fd is None:
-                self._locks.pump()
+                self._conn.pump()
                 fd = EventFd()
                 fd.show(self._blocked is not None)
                 self._fd = fd
-            self._locks.start_helper()
+            self._conn.start_helper()
             return self._fd.fileno()
 
     # The lock value block.
@@ -304,42 +266,28 @@ class StackLock(Machine, Lock):
     @property
     def lvb(self) -> bytes:
         """The lock value block, bytes of constant length; see the protocol."""
-        with self._locks.guard:
+        with self._conn.guard:
             self._check_held(Mode.CR, "read")
-            if self._block.written is not None:
-                return self._block.written
-            if self._block.valid:
-                return self._block.value
-        raise LVBInvalid(
-            f"the lock value block of {self._name!r} is invalid: whoever was changing it died; "
-            "rebuild what it stands for and write it in EX"
-        )
+            return self._block.read(self._name, "in EX")
 
     @lvb.setter
     def lvb(self, value: bytes, /) -> None:
-        with self._locks.guard:
-            written = block_value(value, self._locks.stack.lvb_len)
+        with self._conn.guard:
+            written = block_value(value, self._conn.stack.lvb_len)
             self._check_held(Mode.PW, "written in PW or EX")
             self._block.written = written
 
     @property
     def lvb_valid(self) -> bool:
         """Whether the lock value block may be believed."""
-        with self._locks.guard:
+        with self._conn.guard:
             self._check_held(Mode.CR, "read")
-            return self._block.written is not None or self._block.valid
+            return self._block.is_valid()
 
     # How it works inside.
 
-    def _check_held(self, mode: Mode, what: str) -> None:
-        self._check_open()
-        self._locks.require("lvb", "keep lock value blocks")
-        granted = Mode.NL if self._phase is Phase.RELEASING else self._granted
-        if granted < mode:
-            raise NotHeld(
-                f"the lock value block can be {what} only while the lock is held, "
-                f"not in {granted.name}"
-            )
+    def _usable(self) -> Mode:
+        return Mode.NL if self._phase is Phase.RELEASING else self._granted
 
     def _terms(
         self, mode: Mode, blocking: bool, timeout: float
@@ -347,30 +295,9 @@ class StackLock(Machine, Lock):
         """Return what a request is made with, checked: mode, flags, blocking, deadline."""
         mode = held_mode(mode)
         deadline = deadline_of(blocking, timeout)
-        if mode not in (Mode.PR, Mode.EX):
-            self._locks.require("modes6", f"lock in {mode.name}; use PR or EX")
-        if deadline is not None:
-            self._locks.require("cancel", "take back a request; wait without a limit")
-        if not blocking:
-            self._locks.require("trylock", "try a lock without waiting")
-        return mode, LockFlag(0) if blocking else LockFlag.NOQUEUE, blocking, deadline
+        flags = self._flags(mode, blocking, limited=deadline is not None)
+        return mode, flags, blocking, deadline
 
-    def _judge(self, w: Wait, mode: Mode) -> bool:
-        """Return whether the request of `w` was granted, or raise what it ended with."""
-        if w.status in (0, EUNLOCK):
-            return True
-        if w.status == errno.EAGAIN or (w.status == ECANCEL and w.expired and not w.dismissed):
-            return False
-        if w.status == ECANCEL:
-            raise Cancelled("the request was cancelled")
-        if w.status == errno.EDEADLK:
-            with self._locks.guard:
-                raise conversion_deadlock(
-                    self._locks.stack, self._name, self._lkid, self._granted, mode
-                )
-        if w.status is None:
-            self._check_open()
-        raise DlmError(
-            f"{self._name!r} cannot be had in {mode.name}: {os.strerror(w.status or 0)}",
-            errno=w.status,
-        )
+    def _deadlock(self, mode: Mode) -> DeadlockError:
+        with self._conn.guard:
+            return super()._deadlock(mode)

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from pydlm.blocking.block import Block
+from pydlm.blocking.handle import Handle
 from pydlm.blocking.reader import EventFd, Wait
 from pydlm.errors import BadArgument, Busy, Closed, DlmError
 from pydlm.types import EUNLOCK, Completion, LockFlag, Mode
@@ -37,7 +37,7 @@ class Phase(Enum):
     SHUT = auto()
 
 
-class Machine:
+class Machine(Handle):
     """The state of one handle.
 
     The stack's completions move it on, in whichever thread reads them; the threads that use the
@@ -45,37 +45,14 @@ class Machine:
     what says so is called with the guard held.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_asked",
-        "_block",
-        "_blocked",
-        "_cancelling",
-        "_fd",
-        "_granted",
-        "_line",
-        "_lkid",
-        "_locks",
-        "_name",
-        "_phase",
-        "_seen",
-        "_token",
-        "_waiter",
-    )
+    __slots__ = ("_fd", "_line", "_phase", "_seen", "_waiter")
+
+    _conn: BlockingLocks
 
     def __init__(self, locks: BlockingLocks, name: bytes) -> None:
-        self._locks = locks
-        self._name = name
-        self._lkid = 0  # 0: the stack has no lock for this handle now
-        self._granted = Mode.NL
-        self._token = 0
-        self._block = Block(locks.stack)
-        self._blocked: Mode | None = None
+        super().__init__(locks, name)
         self._fd: EventFd | None = None
         self._line: deque[Wait] = deque()  # threads that wait for the handle to be given up
-        # The request under way: for what mode, and has it been taken back.
-        self._asked: Mode | None = None
-        self._cancelling = False
         self._waiter: Wait | None = None  # who asked last
         self._seen: Completion | None = None
         self._phase = Phase.IDLE  # last: without it, it was never made
@@ -83,19 +60,19 @@ class Machine:
     # The guard is held in all of the following, down to the next such line.
 
     def _check_open(self) -> None:
-        if self._phase is Phase.SHUT and not self._locks.closed:
+        if self._phase is Phase.SHUT and not self._conn.closed:
             raise Closed("the lock is closed")
-        self._locks.check_live()
+        self._conn.check_live()
 
     def _request(self, w: Wait, phase: Phase, mode: Mode, flags: LockFlag = LockFlag(0)) -> None:
         """Ask the stack for `mode`. The completion ends `w`, and may do so before this returns."""
         self._phase, self._waiter = phase, w
         w.done = False
         self._ask(w, mode, flags)
-        self._locks.pump()
+        self._conn.pump()
 
     def _ask(self, w: Wait, mode: Mode, flags: LockFlag = LockFlag(0)) -> None:
-        stack = self._locks.stack
+        stack = self._conn.stack
         # First the note, then the verb: see `_withdraw`.
         self._asked, self._cancelling, w.sent = mode, False, False
         with_block, value = self._block.carried(self._granted, mode)
@@ -108,8 +85,8 @@ class Machine:
                 finally:
                     if lkids:
                         self._lkid = lkids[0]
-                        self._locks.own(self._lkid, self)
-            elif mode is Mode.NL and not self._locks.keeps_null:
+                        self._conn.own(self._lkid, self)
+            elif mode is Mode.NL and not self._conn.keeps_null:
                 stack.unlock(self._lkid, with_block, lvb=value)
             else:
                 if may_wait(self._granted, mode):
@@ -132,7 +109,7 @@ class Machine:
             if event.status in (0, EUNLOCK):
                 self._block.granted(self._granted, granted, event)
                 self._token = event.token or self._token
-                self._locks.forget_notice(self._lkid)
+                self._conn.forget_notice(self._lkid)
                 self._unblock()
             if event.granted is None:
                 self._lkid = 0
@@ -164,7 +141,7 @@ class Machine:
         elif self._phase is Phase.TURN:
             self._call_next()
         if w is not None:
-            self._locks.finish(w)
+            self._conn.finish(w)
 
     def noticed(self, mode: Mode) -> bool:
         """Somebody wants `mode`; return whether this lock is in the way."""
@@ -188,7 +165,7 @@ class Machine:
 
     def _is_past(self, w: Wait) -> bool:
         """Return whether `w` has left a conversion that was granted, and can be undone."""
-        capable = "trylock" in self._locks.stack.capabilities
+        capable = "trylock" in self._conn.stack.capabilities
         return capable and w.before is not None and w.before is not self._granted
 
     def _go_back(self, w: Wait) -> None:
@@ -205,7 +182,7 @@ class Machine:
         """Hand the idle handle to the first in line, who leaves the line when it comes."""
         if self._line:
             self._phase = Phase.TURN
-            self._locks.finish(self._line[0])
+            self._conn.finish(self._line[0])
         else:
             self._phase = Phase.IDLE
 
@@ -214,21 +191,21 @@ class Machine:
         stays = 1 if self._phase is Phase.TURN else 0
         found = len(self._line) > stays
         while len(self._line) > stays:
-            self._locks.finish(self._line.pop())
+            self._conn.finish(self._line.pop())
         return found
 
     def _take_back(self) -> None:
         """Cancel what a thread waits for. How the request ends is for its completion to say."""
-        self._locks.pump()
+        self._conn.pump()
         if (
             self._asked is not None
             and self._phase in (Phase.ASKING, Phase.CONVERTING)
             and not self._cancelling
         ):
             with contextlib.suppress(BadArgument, Busy):  # it is being cancelled already
-                self._locks.stack.unlock(self._lkid, LockFlag.CANCEL)
+                self._conn.stack.unlock(self._lkid, LockFlag.CANCEL)
             self._cancelling = True
-            self._locks.pump()
+            self._conn.pump()
 
     def _withdraw(self, w: Wait, refused: bool) -> bool:
         """See that nothing stays of a thread that leaves by an exception.
@@ -244,13 +221,13 @@ class Machine:
             self._line.remove(w)
         if self._phase is Phase.TURN:
             self._call_next()
-        self._locks.pump()
+        self._conn.pump()
         if self._waiter is not w:
             return False
         if self._asked is not None and not w.sent and not self._has_reached_stack():
             self._asked = None
         if self._asked is not None:
-            if "cancel" in self._locks.stack.capabilities:
+            if "cancel" in self._conn.stack.capabilities:
                 self._take_back()
         elif self._phase is Phase.HELD and w.acquiring:
             self._give_back(w)
@@ -262,7 +239,7 @@ class Machine:
             self._phase = Phase.HELD
         elif self._phase in (Phase.ASKING, Phase.RELEASING):
             self._call_next()
-        self._locks.pump()
+        self._conn.pump()
         return self._asked is not None
 
     def _drop(self, w: Wait) -> None:
@@ -272,28 +249,21 @@ class Machine:
         """
         if self._waiter is not w or not w.acquiring or self._phase is Phase.SHUT:
             return
-        flags = LockFlag.FORCEUNLOCK if self._asked is not None else LockFlag(0)
-        if self._block.is_invalid_in(self._lkid):
-            flags |= LockFlag.VALBLK | LockFlag.IVVALBLK
+        flags = self._flags_to_drop()
         lkid, self._lkid = self._lkid, 0
         self._asked, self._granted = None, Mode.NL
         self._unblock()
         if lkid:
-            self._locks.unlock(lkid, flags, None, Wait())
+            self._conn.unlock(lkid, flags, None, Wait())
         self._call_next()
 
     def _has_reached_stack(self) -> bool:
         """Ask the stack whether it knows of the request under way."""
         try:
-            status = self._locks.stack.lock_status(self._lkid)
+            status = self._conn.stack.lock_status(self._lkid)
         except DlmError:
             return False
         return status.requested is not None or (status.granted or Mode.NL) != self._granted
-
-    def _last_words(self) -> tuple[LockFlag, bytes | None]:
-        """Return what the unlock has to carry."""
-        flags, value = self._block.carried(self._granted, Mode.NL)
-        return (flags if self._asked is None else flags | LockFlag.FORCEUNLOCK), value
 
     def disconnected(self) -> None:
         """The connection is about to end: say what the stack cannot know, and shut."""
@@ -302,14 +272,14 @@ class Machine:
         self._shut()
         if says:
             with contextlib.suppress(DlmError):
-                self._locks.stack.unlock(self._lkid, flags, lvb=value)
+                self._conn.stack.unlock(self._lkid, flags, lvb=value)
 
     def _unlock_for_good(self, w: Wait) -> None:
         """Shut, and unlock; `w` ends when that is done. Called again, it does what has failed."""
         flags, value = self._last_words()
         self._shut()
         if self._lkid:
-            self._locks.unlock(self._lkid, flags, value, w)
+            self._conn.unlock(self._lkid, flags, value, w)
             self._lkid = 0
         else:
             w.done = True
@@ -318,7 +288,7 @@ class Machine:
         self._phase = Phase.SHUT
         self._dismiss()
         if self._asked is not None and self._waiter is not None:
-            self._locks.finish(self._waiter)
+            self._conn.finish(self._waiter)
         if self._fd is not None:
             self._fd.close()
 
@@ -326,7 +296,7 @@ class Machine:
 
     def _see_through(self, w: Wait, deadline: float | None) -> None:
         """Wait for the request of `w` to end; take it back when the deadline has come."""
-        locks = self._locks
+        locks = self._conn
         if w.done or locks.wait(w, deadline):
             return
         with locks.guard:
@@ -337,7 +307,7 @@ class Machine:
 
     def _leave(self, w: Wait, error: BaseException) -> None:
         """Leave by `error`, and nothing behind."""
-        locks, refused = self._locks, isinstance(error, DlmError)
+        locks, refused = self._conn, isinstance(error, DlmError)
         if not locks.alive:
             return
         # No signal handler comes to another thread: what is raised there is the stack's error.
@@ -352,7 +322,7 @@ class Machine:
             raise
 
     def _settle(self, w: Wait, refused: bool, failure: type[Exception]) -> None:
-        locks = self._locks
+        locks = self._conn
         try:
             with locks.guard:
                 under_way = self._withdraw(w, refused)

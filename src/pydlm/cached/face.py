@@ -11,7 +11,16 @@ from pydlm.blocking.arguments import block_value
 from pydlm.cached.kept import Kept
 from pydlm.cached.values import Codec, pair_of
 from pydlm.contract import Stack
-from pydlm.errors import BadArgument, Closed, Forked, LVBInvalid, NotHeld, Unsupported
+from pydlm.errors import (
+    BadArgument,
+    Busy,
+    Closed,
+    Forked,
+    LockTimeout,
+    NotHeld,
+    Unsupported,
+    WouldBlock,
+)
 from pydlm.types import Mode
 
 __all__ = ["Face"]
@@ -77,15 +86,7 @@ class Face(Gate):
         sees it at once, others when the lock is let go.
         """
         self._check_held(Mode.PR, "read in a use")
-        block = self._kept.block
-        if (written := block.written) is not None:
-            return written
-        if block.valid:
-            return block.value
-        raise LVBInvalid(
-            f"the lock value block of {self.name!r} is invalid: whoever was changing it died; "
-            "rebuild what it stands for and write it in an exclusive use"
-        )
+        return self._kept.block.read(self._kept.name, "in an exclusive use")
 
     @lvb.setter
     def lvb(self, value: bytes, /) -> None:
@@ -97,7 +98,7 @@ class Face(Gate):
     def lvb_valid(self) -> bool:
         """Whether the lock value block may be believed."""
         self._check_held(Mode.PR, "read in a use")
-        return self._kept.block.written is not None or self._kept.block.valid
+        return self._kept.block.is_valid()
 
     @property
     def value(self) -> Any:
@@ -141,6 +142,19 @@ class Face(Gate):
         used = self.exclusive_uses or (mode < Mode.EX and self.shared_uses)
         if self.level < mode or not (used or self._runs_on_drop()):
             raise NotHeld(f"the lock value block can be {what} or in on_drop only; see level")
+
+    def _not_had(
+        self, exclusive: bool, blocking: bool, timeout: float, *, own: bool, expired: bool
+    ) -> Exception:
+        """Return what to raise where no use could be had; `own`: in the lock's own on_drop."""
+        what = (
+            f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
+        )
+        if blocking and own:
+            return Busy(f"{what} in its own on_drop: it would wait for itself")
+        if expired or blocking:
+            return LockTimeout(f"{what} within {timeout} seconds")
+        return WouldBlock(f"{what} at once")
 
     def _runs_on_drop(self) -> bool:
         """Return whether the lock's on_drop runs now."""

@@ -11,12 +11,7 @@ from pydlm.cached.actions import Outcome
 from pydlm.cached.face import Face
 from pydlm.cached.kept import ThreadWaiter
 from pydlm.cached.values import Codec
-from pydlm.errors import (
-    Busy,
-    Closed,
-    LockTimeout,
-    WouldBlock,
-)
+from pydlm.errors import Busy, Closed
 from pydlm.types import Mode
 
 if TYPE_CHECKING:
@@ -126,14 +121,8 @@ class CachedLock(Face):
             raise
         if outcome is Outcome.DONE:
             return
-        what = (
-            f"the cached lock {self.name!r} could not be had {'alone' if exclusive else 'shared'}"
-        )
-        if blocking and own:
-            raise Busy(f"{what} in its own on_drop: it would wait for itself")
-        if outcome is Outcome.EXPIRED or blocking:
-            raise LockTimeout(f"{what} within {timeout} seconds")
-        raise WouldBlock(f"{what} at once")
+        expired = outcome is Outcome.EXPIRED
+        raise self._not_had(exclusive, blocking, timeout, own=own, expired=expired)
 
     def _runs_on_drop(self) -> bool:
         return self._keeper.callbacks.running is self._kept

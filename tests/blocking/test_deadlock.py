@@ -6,11 +6,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.blocking.threads import SOON, Thread, until
 from tests.verbs import Verbs
 
 from pydlm import Lock, Lockspace
-
-SOON = 10.0
 
 
 @pytest.fixture
@@ -26,17 +25,14 @@ def test_a_thread_that_waits_for_what_it_took(ls: Lockspace, same_handle: bool) 
     one = ls.lock("r")
     two = one if same_handle else ls.lock("r")
     one.acquire()
-    waits = threading.Event()
 
     def release() -> None:
-        waits.wait(SOON)
+        until(lambda: two._line if same_handle else two.requested)  # type: ignore[attr-defined]
         one.release()
 
-    thread = threading.Thread(target=release)
-    thread.start()
-    waits.set()
+    releaser = Thread(release)
     assert two.acquire()
-    thread.join()
+    releaser.result()
     two.release()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import dis
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from tests.blocking.threads import SOON, until
 from tests.verbs import Verbs
 
 import pydlm
@@ -24,7 +24,6 @@ from pydlm import Lockspace, Mode
 from pydlm.stacks.local import LocalStack
 
 CODE = str(Path(pydlm.blocking.__file__).parent)
-SOON = 10.0
 
 
 class Strike(BaseException):
@@ -112,9 +111,7 @@ def test_acquire(lk_and_other: tuple[Any, Any], how: str) -> None:
         if not where:
             assert lk.locked()
             return
-        deadline = time.monotonic() + SOON
-        while lk.requested is not None and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda: lk.requested is None)
         assert not lk.locked(), where
         assert other.acquire(timeout=SOON), where
         other.release()
@@ -134,10 +131,8 @@ def test_acquire_that_has_to_wait(lk_and_other: tuple[Any, Any]) -> None:
             pytest.fail("somebody else has it")
 
     def check(where: str) -> None:
-        deadline = time.monotonic() + SOON
-        while lk.requested is not None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert not lk.locked() and lk.requested is None, where
+        until(lambda: lk.requested is None)
+        assert not lk.locked(), where
         other.release()
         assert lk.acquire(timeout=SOON), where
         lk.release()
