@@ -48,6 +48,10 @@ class Stack(ABC):
     #: Short name, as in ``connect(stack=...)``.
     name: ClassVar[str]
 
+    #: Whether nodes with another version of pydlm may be in the lockspace, so that the version of
+    #: the locking protocol has to be agreed on; needs `trylock` and `lvb`.
+    negotiates: bool = False
+
     @classmethod
     @abstractmethod
     def connect(cls, lockspace: str, locator: str, **options: Any) -> Self:

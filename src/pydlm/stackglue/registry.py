@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydlm.contract import Stack
 from pydlm.errors import BadArgument, StackUnavailable
+from pydlm.stackglue.protocol import negotiate
 
 __all__ = [
     "DEFAULT_STACK",
@@ -100,4 +101,15 @@ def stack_connector(stack: str | None, lockspace: str, **options: Any) -> Callab
             "and without a leading dot"
         )
     name, _, locator = chosen.partition(":")
-    return partial(find_stack(name).connect, lockspace, locator, **options)
+    return partial(_connect, find_stack(name), lockspace, locator, options)
+
+
+def _connect(kind: type[Stack], lockspace: str, locator: str, options: dict[str, Any]) -> Stack:
+    stack = kind.connect(lockspace, locator, **options)
+    if getattr(stack, "negotiates", False):  # the core's own clients need not
+        try:
+            negotiate(stack)
+        except BaseException:
+            stack.disconnect()
+            raise
+    return stack

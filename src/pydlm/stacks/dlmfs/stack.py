@@ -93,6 +93,8 @@ class DlmfsStack(Stack):
         self._inline = not place.in_kernel  # O_NONBLOCK is answered at once
         self._capabilities = place.capabilities
         self._this_node = place.this_node
+        # What a pydlm mount is on has its own version.
+        self.negotiates = place.in_kernel and "trylock" in place.capabilities
         # Signal handlers may come back to it.
         self._guard = threading.RLock()
         self._locks: dict[int, _Lock] = {}

@@ -1,0 +1,116 @@
+"""The version of the locking protocol: mixed versions agree on the lower minor, or refuse."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.verbs import Verbs
+
+from pydlm import Mode, StackUnavailable, stackglue
+from pydlm.stackglue.protocol import VERSION_LOCK, Version, negotiate
+from pydlm.stacks.local import LocalStack
+from pydlm.types import LockFlag
+
+Join = Callable[[int, int], Version]
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[Verbs]]:
+    made: list[Verbs] = []
+    yield made
+    for stack in made:
+        stack.disconnect()
+
+
+@pytest.fixture
+def join(nodes: list[Verbs]) -> Join:
+    """Connect another node with that version; return the one agreed on."""
+
+    def join(major: int, minor: int) -> Version:
+        stack = Verbs()
+        nodes.append(stack)
+        return negotiate(stack, Version(major, minor), 20)  # type: ignore[arg-type]
+
+    return join
+
+
+def test_the_first_one_says(join: Join) -> None:
+    assert join(1, 3) == (1, 3)
+    assert join(1, 3) == (1, 3)
+
+
+def test_who_comes_later_goes_down_to_the_lower_minor(join: Join) -> None:
+    assert join(1, 3) == (1, 3)
+    assert join(1, 7) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("running", "own", "who"),
+    [
+        ((1, 3), (1, 2), "it"),
+        ((2, 0), (1, 9), "it"),
+        ((1, 9), (2, 0), "the others"),
+    ],
+)
+def test_who_cannot_stays_out(
+    join: Join, running: tuple[int, int], own: tuple[int, int], who: str
+) -> None:
+    join(*running)
+    with pytest.raises(StackUnavailable) as caught:
+        join(*own)
+    assert str(caught.value) == (
+        f"the nodes of this lockspace speak version {running[0]}.{running[1]} of pydlm's locking "
+        f"protocol, and this pydlm {own[0]}.{own[1]}: upgrade {who}, or stop them first"
+    )
+
+
+def test_when_all_have_left_anybody_may_begin(join: Join, nodes: list[Verbs]) -> None:
+    join(2, 5)
+    anchor = LocalStack.connect("tests")  # the lockspace, and so the block, stays
+    anchor.lock(VERSION_LOCK, Mode.NL, LockFlag.VALBLK)
+    nodes.pop().disconnect()
+    assert join(1, 1) == (1, 1)
+    anchor.disconnect()
+
+
+def test_one_that_died_while_it_wrote(join: Join, nodes: list[Verbs]) -> None:
+    """Whoever waits behind it begins again, as the block says nothing."""
+    dying = LocalStack.connect("tests")
+    lkid = dying.lock(VERSION_LOCK, Mode.EX, LockFlag.VALBLK)
+    found: list[Version] = []
+    waiter = threading.Thread(target=lambda: found.append(join(1, 4)))
+    waiter.start()
+    while not any(s.requested is Mode.PR for s in dying.dump(VERSION_LOCK)):
+        assert waiter.is_alive()
+    # Written before, or nothing would become invalid.
+    dying.dispatch()
+    dying.convert(lkid, Mode.EX, LockFlag.VALBLK, lvb=b"pydlm\x01\x09")
+    dying.abandon()
+    waiter.join(20)
+    assert found == [(1, 4)]
+
+
+def test_a_node_that_hangs_is_not_waited_for_for_ever(nodes: list[Verbs]) -> None:
+    hanging = LocalStack.connect("tests")
+    hanging.lock(VERSION_LOCK, Mode.EX, LockFlag.VALBLK)
+    nodes.append(Verbs())
+    with pytest.raises(StackUnavailable, match="no answer of the lock manager"):
+        negotiate(nodes[0], timeout=0.05)  # type: ignore[arg-type]
+    hanging.disconnect()
+
+
+def test_connect_asks_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Verbs):
+        negotiates = True
+
+        @classmethod
+        def connect(cls, lockspace: str, locator: str) -> Other:
+            return cls()
+
+    monkeypatch.setattr(stackglue.registry, "find_stack", lambda name: Other)
+    stack = stackglue.connect_stack("other", "tests")
+    held = [(s.name, s.granted) for s in stack.dump()]
+    assert held == [(VERSION_LOCK, Mode.PR)]
+    stack.disconnect()
