@@ -108,12 +108,12 @@ def test_what_it_cannot_wait_for_is_refused(world: World) -> None:
     outcome: list[tuple[Mode, str]] = []
 
     def on_drop(lock: CachedLock, mode: Mode) -> None:
-        lock.drop()  # under way; does not wait
         try:
             with lock.shared():
                 outcome.append((mode, "had"))
         except Busy:
             outcome.append((mode, "Busy"))
+        lock.drop()  # under way; does not wait
 
     a = world.connect().cached("r", on_drop=on_drop)
     with a.exclusive():
