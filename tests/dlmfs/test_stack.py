@@ -128,8 +128,7 @@ def test_a_wait_that_was_given_up_leaves_nothing(world: World, connect: Connect)
     held.acquire()
     assert not other.acquire(timeout=0.02)
     waiter = in_thread(lambda: other.acquire(timeout=PATIENCE))
-    until(lambda: other.requested is Mode.EX)
-    assert openers() == 1
+    until(lambda: other.requested is Mode.EX and openers() == 1)
     held.release()
     join(waiter)
     assert other.locked()
@@ -274,8 +273,10 @@ def test_places_that_are_no_dlmfs(world: World, tmp_path: Path) -> None:
     mount = world.mount()
     with pytest.raises(pydlm.BadArgument, match="63 bytes"):
         pydlm.connect("s" * 64, stack=f"dlmfs:{mount.path}")
-    with pytest.raises(pydlm.BadArgument, match="no options"):
+    with pytest.raises(pydlm.BadArgument, match="no option capacity"):
         pydlm.connect("s", stack=f"dlmfs:{mount.path}", capacity=7)
+    with pytest.raises(StackUnavailable, match="'of pydlm', not on 'o2cb', and a host runs one"):
+        pydlm.connect("s", stack=f"dlmfs:{mount.path}", cluster_stack="o2cb")
 
 
 def test_many_threads_count(both: list[Lockspace]) -> None:

@@ -1,7 +1,7 @@
 """Stacks by name: pydlm's own, and those of the entry point group ``pydlm.stacks``.
 
 A stack is named ``name`` or ``name:locator``. A name that was asked for is used or fails;
-nothing is tried in its place.
+nothing is tried in its place. ``auto`` is what this host runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydlm.contract import Stack
 from pydlm.errors import BadArgument, StackUnavailable
+from pydlm.stackglue.agnostic import AGNOSTIC, running_stack
 from pydlm.stackglue.protocol import negotiate
 
 __all__ = [
@@ -100,7 +101,7 @@ def stack_connector(stack: str | None, lockspace: str, **options: Any) -> Callab
             f"lockspace name {lockspace!r} is not 1 to 64 bytes of UTF-8 without '/' and NUL, "
             "and without a leading dot"
         )
-    name, _, locator = chosen.partition(":")
+    name, _, locator = (running_stack() if chosen == AGNOSTIC else chosen).partition(":")
     return partial(_connect, find_stack(name), lockspace, locator, options)
 
 

@@ -17,7 +17,15 @@ from typing import Any, ClassVar, NoReturn
 from weakref import WeakSet
 
 from pydlm.contract import Stack
-from pydlm.errors import BadArgument, Closed, DlmError, Forked, NoSuchLock, Unsupported
+from pydlm.errors import (
+    BadArgument,
+    Closed,
+    DlmError,
+    Forked,
+    NoSuchLock,
+    StackUnavailable,
+    Unsupported,
+)
 from pydlm.stacks.dlmfs.attempt import Attempt
 from pydlm.stacks.dlmfs.domain import Domain
 from pydlm.stacks.dlmfs.place import Place
@@ -78,14 +86,23 @@ class DlmfsStack(Stack):
     name: ClassVar[str] = "dlmfs"
 
     @classmethod
-    def connect(cls, lockspace: str, locator: str = "", **options: Any) -> DlmfsStack:
+    def connect(
+        cls, lockspace: str, locator: str = "", *, cluster_stack: str | None = None, **options: Any
+    ) -> DlmfsStack:
         """Join the domain `lockspace` of the dlmfs mounted on `locator`, making it if need be.
 
-        Names of domains have at most 63 bytes. Raises StackUnavailable, BadArgument.
+        Names of domains have at most 63 bytes. `cluster_stack`: refuse another one than that (o2cb,
+        pcmk, ...); a host runs one at a time. Raises StackUnavailable, BadArgument.
         """
         if options:
-            raise BadArgument(f"the dlmfs stack has no options, as {', '.join(sorted(options))}")
+            raise BadArgument(f"the dlmfs stack has no option {', '.join(sorted(options))}")
         place = Place.find(locator)
+        if cluster_stack not in (None, place.cluster_stack):
+            found = place.cluster_stack or "of pydlm"
+            raise StackUnavailable(
+                f"{locator} runs on the cluster stack {found!r}, not on {cluster_stack!r}, and "
+                f"a host runs one at a time; see /sys/fs/ocfs2/cluster_stack"
+            )
         return cls(place, Domain(place.path, lockspace))
 
     def __init__(self, place: Place, domain: Domain) -> None:
