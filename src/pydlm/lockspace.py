@@ -179,9 +179,10 @@ def connect(lockspace: str, stack: str | None = None, **options: Any) -> Lockspa
     """Join `lockspace` and return the connection, a context manager that leaves it.
 
     `stack` is ``name`` or ``name:locator``; without it the environment variable PYDLM_STACK
-    decides, and else it is `local`; `auto` is what this host runs. `options` are the stack's: see its `connect`. Pass
-    ``deadlock_wait=None`` where one thread takes locks on behalf of another, as thread pools and
-    asyncio do: see :attr:`Lockspace.deadlock_wait`. Raises StackUnavailable, BadArgument.
+    decides, and else it is `local`; ``auto`` is what this host runs. `options` are the stack's: see
+    its `connect`. Pass ``deadlock_wait=None`` where one thread takes locks on behalf of another, as
+    thread pools and asyncio do: see :attr:`Lockspace.deadlock_wait`. Raises StackUnavailable,
+    BadArgument.
     """
     connector = stack_connector(stack, lockspace, **options)
     return Lockspace(lockspace, connector(), connect_again=connector)
