@@ -34,6 +34,7 @@ _ENTRY_POINT_GROUP: Final = "pydlm.stacks"
 _BUILT_IN: Final = {
     "local": ("pydlm.stacks.local", "LocalStack"),
     "host": ("pydlm.stacks.host", "HostStack"),
+    "fsdlm": ("pydlm.stacks.fsdlm", "FsdlmStack"),
 }
 
 
