@@ -88,7 +88,9 @@ def _root() -> None:
     (ROOT / "lib/modules").mkdir(exist_ok=True)
     # All else that a machine does at boot stands in guest/init, which so can change.
     init = ROOT / "lab-init"
-    init.write_text('#!/bin/sh\nmount -t hostfs none /host -o /\nexec /bin/sh "/host$LAB_GUEST/init"\n')
+    init.write_text(
+        '#!/bin/sh\nmount -t hostfs none /host -o /\nexec /bin/sh "/host$LAB_GUEST/init"\n'
+    )
     init.chmod(0o755)
 
 

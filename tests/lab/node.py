@@ -109,7 +109,9 @@ class Node:
             "LC_ALL": "C.UTF-8",
         }
         words = [f"{name}={value}" for name, value in environment.items()]
-        inside = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', '-i', *words, *command])}"
+        inside = (
+            f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', '-i', *words, *command])}"
+        )
         return shlex.join(["chroot", "/host", "/bin/sh", "-c", inside])
 
     def python(self, *arguments: str, timeout: float = 60.0) -> str:

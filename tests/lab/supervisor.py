@@ -84,9 +84,7 @@ async def _main(directory: Path, count: int) -> None:
     loop = asyncio.get_running_loop()
     if stat.S_ISFIFO(os.fstat(0).st_mode):  # somebody's who will end
         loop.add_reader(0, lambda: os.read(0, 4096) or supervisor.over.set())
-    server = await asyncio.start_unix_server(
-        supervisor.serve, directory / "control", limit=1 << 24
-    )
+    server = await asyncio.start_unix_server(supervisor.serve, directory / "control", limit=1 << 24)
     try:
         await supervisor.over.wait()
     finally:

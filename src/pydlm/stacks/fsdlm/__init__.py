@@ -100,10 +100,11 @@ class FsdlmStack(Stack):
         lockspace: str,
         locator: str = "",
         *,
-        lvb_len: int = LVB_LEN,
+        lvb_len: int | None = None,
         permissions: int = 0o600,
         flags: int = 0,
         timeout: float = 30.0,
+        **unknown: Any,
     ) -> FsdlmStack:
         """Join `lockspace`; it exists as long as a node of the cluster has joined it.
 
@@ -116,7 +117,9 @@ class FsdlmStack(Stack):
         """
         if locator:
             raise BadArgument(f"fsdlm has no place to choose; {locator!r} means nothing")
-        if lvb_len != LVB_LEN:
+        if unknown:
+            raise TypeError(f"fsdlm has no option {', '.join(sorted(unknown))}")
+        if lvb_len not in (None, LVB_LEN):
             raise BadArgument(f"lock value blocks of fsdlm have {LVB_LEN} bytes, not {lvb_len}")
         return cls(libdlm.load(), lockspace, permissions, flags, timeout)
 
@@ -130,8 +133,8 @@ class FsdlmStack(Stack):
         self._timeout = timeout
         self._requests_by_tag: dict[int, Request] = {}
         self._requests: dict[int, Request] = {}  # by lkid, once that is known
-        # Numbers that other connections, here and elsewhere, do not use either.
-        self._tags = itertools.count(secrets.randbits(30) << 20 | 1)
+        # Numbers that no other connection uses, so that one cannot pass for its lock by chance.
+        self._tags = itertools.count(secrets.randbits(30) + 1)
         self._records: deque[bytes] = deque()
         self._events: deque[Event] = deque()
         self._handle = join.join(dlm, lockspace, permissions, flags, timeout)
@@ -254,7 +257,7 @@ class FsdlmStack(Stack):
         except OSError as error:
             raise _translated(error) from None
 
-    def dump(self, name: bytes | None = None) -> Iterable[LockStatus]:
+    def dump(self, name: bytes | None = None) -> Iterable[LockStatus]:  # noqa: ARG002
         """Raise Unsupported: the kernel shows the locks of others in debugfs only."""
         raise Unsupported("the stack 'fsdlm' cannot list locks; look into /sys/kernel/debug/dlm")
 

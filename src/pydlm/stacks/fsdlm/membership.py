@@ -52,9 +52,7 @@ class Membership:
         try:
             self._fd = libdlm.watch(str(self._nodes), _CREATED | _DELETED)
         except OSError as error:
-            raise StackUnavailable(
-                f"{self._nodes} cannot be watched: {error.strerror}"
-            ) from error
+            raise StackUnavailable(f"{self._nodes} cannot be watched: {error.strerror}") from error
         self._known = self._listed()
 
     def fileno(self) -> int:
