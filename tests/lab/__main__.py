@@ -55,6 +55,7 @@ def _attached(node: Node, command: str) -> int:
     def pass_input() -> None:
         for line in sys.stdin:
             running.send(line)
+        running.end()
 
     threading.Thread(target=pass_input, daemon=True).start()
     while running.status is None:

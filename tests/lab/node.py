@@ -39,6 +39,10 @@ class Running:
         """Write to its standard input."""
         self._connection.sendall(json.dumps({"input": text}).encode() + b"\n")
 
+    def end(self) -> None:
+        """End its standard input."""
+        self._connection.shutdown(socket.SHUT_WR)
+
     def line(self, timeout: float = 30.0) -> str:
         """Return the next line of its output. Raises Failed where none comes."""
         while "\n" not in self.out:

@@ -113,6 +113,7 @@ def _tell(result: Result | dlmfs.Result, verbose: bool) -> None:
     if result.verdict == "failed" or (verbose and result.rule):
         rule = f" [{result.rule}]" if result.rule else ""
         sys.stdout.write(f"{result.scenario.name}: {result.differences[0]}{rule}\n")
+        sys.stdout.flush()
 
 
 def _sum_up(results: Sequence[Result | dlmfs.Result]) -> int:

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import multiprocessing
 import pickle
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from pydlm.errors import DlmError
 from pydlm.testing.processes import Worker
 
 __all__ = ["Agent", "AgentGone", "serve"]
+
+
+#: Seconds for one order: longer than a lockspace takes to recover.
+_PATIENCE = 60.0
 
 
 class AgentGone(Exception):
@@ -107,6 +112,9 @@ class Agent:
     def answer(self) -> Any:
         """Return the answer to the last order, or raise the error that it is."""
         assert self.process.stdout is not None
+        # Nothing is buffered: there is one answer to each order.
+        if not select.select([self.process.stdout], [], [], _PATIENCE)[0]:
+            raise AgentGone(f"{self.process.args!r} has not answered within {_PATIENCE:g} s")
         line = self.process.stdout.readline()
         if not line:
             raise AgentGone(f"{self.process.args!r} has ended")
@@ -127,7 +135,11 @@ class Agent:
                 self.process.stdin.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        self.process.wait()
+        try:
+            self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _written(message: object) -> bytes:

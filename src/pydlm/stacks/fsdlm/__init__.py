@@ -223,14 +223,14 @@ class FsdlmStack(Stack):
     def unlock(self, lkid: int, flags: LockFlag = LockFlag(0), *, lvb: bytes | None = None) -> None:
         """Give a lock up or, with CANCEL, take back what it waits for."""
         bits = _bits(flags)
-        request = self._find(lkid)
+        request = self._find_for_unlock(lkid)
         # A request to cancel changes nothing of the block.
         block = request.block if bits & _CANCEL else request.fill(0, _block(lvb))
         self._write(self._make.unlock(bits, request.kernel_id, lkid >> 32, block))
 
     def deadlock_cancel(self, lkid: int) -> None:
         """Take back a waiting request as the victim of a deadlock."""
-        request = self._find(lkid)
+        request = self._find_for_unlock(lkid)
         try:
             self._libdlm.deadlock_cancel(self._handle, request.kernel_id)
         except OSError as error:
@@ -310,10 +310,13 @@ class FsdlmStack(Stack):
                 self._requests[lkid] = request
                 self.unlock(lkid)
 
-    def _find(self, lkid: int) -> Request:
-        self._check_live()
+    def _find_for_unlock(self, lkid: int) -> Request:
         if lkid == 0:
             raise BadArgument("there is no lkid 0")
+        return self._find(lkid)
+
+    def _find(self, lkid: int) -> Request:
+        self._check_live()
         try:
             return self._requests[lkid]
         except KeyError:
