@@ -252,7 +252,7 @@ def test_without_dlm_controld(node2: Node) -> None:
             Prompt(node2) as a,
             pytest.raises(Raised, match="StackUnavailable: dlm_controld does not run"),
         ):
-            a("pydlm.connect('never', 'fsdlm')")
+            a("pydlm.connect('nowhere', 'fsdlm')")
     finally:
         node2.kill()
 
