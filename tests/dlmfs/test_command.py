@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 
@@ -50,6 +51,20 @@ def test_in_the_background(world: World, client: Client) -> None:
     assert is_mounted(path)
     assert client(f"os.mkdir({path + '/d'!r})") is None
     assert client(f"os.rmdir({path + '/d'!r})") is None
+    subprocess.run(["umount", path], check=True, timeout=PATIENCE)
+    until(lambda: not serving(path), "the end of the daemon")
+
+
+def test_what_the_caller_has_open_is_not_kept(world: World) -> None:
+    ours, its = os.pipe()
+    path = str(world.directory())
+    command = [sys.executable, "-m", "pydlm.cli", "mount", path, "--stack", world.stack]
+    subprocess.run([*command, "--background"], check=True, pass_fds=[its], timeout=PATIENCE)
+    os.close(its)
+    with open(ours, "rb") as pipe:
+        assert select.select([pipe], [], [], PATIENCE)[0], "the daemon has the other end"
+        assert pipe.read() == b""
+    assert is_mounted(path)
     subprocess.run(["umount", path], check=True, timeout=PATIENCE)
     until(lambda: not serving(path), "the end of the daemon")
 
