@@ -17,7 +17,7 @@ from tests.dlmfs.client import PATIENCE
 from tests.dlmfs.mounts import Mounted, World, until
 
 import pydlm
-from pydlm import Lockspace, LVBInvalid, Mode, StackUnavailable, Unsupported
+from pydlm import Lockspace, LVBInvalid, Mode, StackUnavailable, Unsupported, o2dlm
 from pydlm.stacks.dlmfs import DlmfsStack
 
 Connect = Callable[[Mounted], Lockspace]
@@ -166,7 +166,7 @@ def test_a_connection_is_closed_with_waiters(world: World, connect: Connect) -> 
     join(waiter)
     assert failed
     held.release()
-    until(lambda: openers() == 0)
+    until(lambda: not os.listdir(world.mounts[1].path))
     with held:
         pass
 
@@ -309,6 +309,65 @@ def test_the_last_connection_removes_the_domain(world: World, connect: Connect) 
     a.close()
     assert {"l", "m"} < set(os.listdir(mount / "s"))
     b.close()
+    until(lambda: not os.listdir(mount.path))
+
+
+def test_what_the_dead_have_left_is_removed(world: World, connect: Connect) -> None:
+    mount = world.mount()
+    first, last = connect(mount), connect(mount)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            dying = pydlm.connect("s", stack=f"dlmfs:{mount.path}")
+            dying.lock("l").acquire()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(os.listdir(mount / "s")) == 4
+    first.close()
+    until(lambda: len(os.listdir(mount / "s")) == 2)  # the last one's, and the lock
+    with last.lock("l"):
+        pass
+    last.close()
+    until(lambda: not os.listdir(mount.path))
+
+
+@pytest.mark.parametrize("how", ["stack", "o2dlm"])
+def test_signals_while_joining(world: World, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """os.mkdir does not begin again after a signal's handler."""
+    mount = world.mount()
+    handled: list[int] = []
+    make, me = os.mkdir, threading.main_thread()
+
+    def interrupt() -> None:
+        wchan = Path(f"/proc/self/task/{me.native_id}/wchan")
+        until(lambda: "request_wait_answer" in wchan.read_text())
+        signal.pthread_kill(me.ident or 0, signal.SIGUSR1)
+        mount.process.send_signal(signal.SIGCONT)
+
+    def mkdir(path: bytes | str, mode: int) -> None:
+        """Make it, with a signal in the midst the first time."""
+        if not threads:
+            mount.process.send_signal(signal.SIGSTOP)
+            threads.append(in_thread(interrupt))
+        make(path, mode)
+
+    threads: list[threading.Thread] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    leave: Callable[[], None]
+    try:
+        if how == "stack":
+            leave = pydlm.connect("s", stack=f"dlmfs:{mount.path}").close
+        else:
+            leave = o2dlm.initialize(mount.path, "s").destroy
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+        signal.signal(signal.SIGUSR1, before)
+    join(threads[0])
+    assert handled
+    assert os.listdir(mount.path) == ["s"]
+    leave()
     until(lambda: not os.listdir(mount.path))
 
 
