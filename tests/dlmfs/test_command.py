@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.dlmfs.client import PATIENCE, Client
-from tests.dlmfs.mounts import World, is_mounted, until
+from tests.dlmfs.mounts import Mounted, World, is_mounted, until
 
 
 def run(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
@@ -50,6 +53,20 @@ def test_in_the_background(world: World, client: Client) -> None:
     assert is_mounted(path)
     assert client(f"os.mkdir({path + '/d'!r})") is None
     assert client(f"os.rmdir({path + '/d'!r})") is None
+    subprocess.run(["umount", path], check=True, timeout=PATIENCE)
+    until(lambda: not serving(path), "the end of the daemon")
+
+
+def test_what_the_caller_has_open_is_not_kept(world: World) -> None:
+    ours, its = os.pipe()
+    path = str(world.directory())
+    command = [sys.executable, "-m", "pydlm.cli", "mount", path, "--stack", world.stack]
+    subprocess.run([*command, "--background"], check=True, pass_fds=[its], timeout=PATIENCE)
+    os.close(its)
+    with open(ours, "rb") as pipe:
+        assert select.select([pipe], [], [], PATIENCE)[0], "the daemon has the other end"
+        assert pipe.read() == b""
+    assert is_mounted(path)
     subprocess.run(["umount", path], check=True, timeout=PATIENCE)
     until(lambda: not serving(path), "the end of the daemon")
 
@@ -99,6 +116,21 @@ def test_a_dead_mount_is_named(world: World) -> None:
 def test_an_unknown_stack_is_an_error_of_the_command(world: World) -> None:
     found = run(str(world.directory()), "--stack", "nosuch")
     assert found.returncode == 2 and "nosuch" in found.stderr
+
+
+def test_the_end_of_a_mount_leaves_its_successor(world: World, client: Client) -> None:
+    first = world.mount()
+    assert client(f"os.mkdir({first / 'd'!r})") is None
+    client.opened(first / "d/l")
+    subprocess.run(["umount", "--lazy", first.path], check=True, timeout=PATIENCE)
+    second = Mounted(Path(first.path), world.stack)
+    world.mounts.append(second)
+    assert client(f"os.mkdir({second / 'e'!r})") is None
+    assert first.kill(signal.SIGTERM) == 0
+    assert is_mounted(second.path)
+    assert client(f"os.listdir({second.path!r})") == ["e"]
+    assert second.kill(signal.SIGTERM) == 0
+    assert not is_mounted(second.path)
 
 
 def test_the_stack_of_the_environment(world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import select
 import signal
 import threading
@@ -15,7 +17,7 @@ from tests.dlmfs.client import PATIENCE
 from tests.dlmfs.mounts import Mounted, World, until
 
 import pydlm
-from pydlm import Lockspace, LVBInvalid, Mode, StackUnavailable, Unsupported
+from pydlm import Lockspace, LVBInvalid, Mode, StackUnavailable, Unsupported, o2dlm
 from pydlm.stacks.dlmfs import DlmfsStack
 
 Connect = Callable[[Mounted], Lockspace]
@@ -46,6 +48,16 @@ def openers() -> int:
     """How many threads wait for a file to be opened."""
     stacks = [Path(f"/proc/self/task/{task}/wchan") for task in os.listdir("/proc/self/task")]
     return sum("request_wait_answer" in wchan.read_text() for wchan in stacks)
+
+
+def flockers() -> int:
+    """How many threads wait for another connection of their node."""
+    tasks = [Path(f"/proc/self/task/{task}/syscall") for task in os.listdir("/proc/self/task")]
+    return sum(task.read_text().split()[0] in _FLOCK for task in tasks)
+
+
+#: flock(2) on x86_64, and where system calls have the generic numbers.
+_FLOCK = ("73",) if platform.machine() == "x86_64" else ("32",)
 
 
 @pytest.fixture(params=["one mount", "two mounts"])
@@ -128,7 +140,8 @@ def test_a_wait_that_was_given_up_leaves_nothing(world: World, connect: Connect)
     held.acquire()
     assert not other.acquire(timeout=0.02)
     waiter = in_thread(lambda: other.acquire(timeout=PATIENCE))
-    until(lambda: other.requested is Mode.EX and openers() == 1)
+    until(lambda: other.requested is Mode.EX)
+    until(lambda: openers() == 1)  # two for a moment, while O_NONBLOCK is being answered
     held.release()
     join(waiter)
     assert other.locked()
@@ -153,7 +166,7 @@ def test_a_connection_is_closed_with_waiters(world: World, connect: Connect) -> 
     join(waiter)
     assert failed
     held.release()
-    until(lambda: openers() == 0)
+    until(lambda: not os.listdir(world.mounts[1].path))
     with held:
         pass
 
@@ -227,6 +240,67 @@ def test_a_child_keeps_nothing(world: World, connect: Connect) -> None:
     os.close(write)
 
 
+def test_a_child_keeps_nothing_of_what_is_waited_for(world: World, connect: Connect) -> None:
+    """Another connection of the node holds the lock, so the file is open while flock(2) waits."""
+    mount = world.mount()
+    held, wanted = (connect(mount).lock("l") for _ in range(2))
+    held.acquire()
+    waiter = in_thread(wanted.acquire)
+    until(lambda: flockers() == 1)
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        held.release()
+        join(waiter)
+        wanted.release()
+        assert held.acquire(timeout=PATIENCE)
+        held.release()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_child_of_a_child_keeps_its_descriptors(world: World, connect: Connect) -> None:
+    ls = connect(world.mount())
+    with ls.lock("l"):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+                if (below := os.fork()) == 0:
+                    for fd in taken:
+                        os.fstat(fd)
+                    status = 0
+                else:
+                    status = os.waitstatus_to_exitcode(os.waitpid(below, 0)[1])
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_wait_for_which_there_is_no_thread(
+    world: World, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = world.mount()
+    held, wanted = (connect(mount).lock("l") for _ in range(2))
+    other = connect(world.mount()).lock("l")
+    held.acquire()
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(pydlm.DlmError, match="no thread can be started") as caught:
+            wanted.acquire()
+    assert caught.value.errno == errno.EAGAIN
+    held.release()
+    assert other.acquire(timeout=PATIENCE)
+    other.release()
+
+
 def test_the_last_connection_removes_the_domain(world: World, connect: Connect) -> None:
     mount = world.mount()
     a, b = connect(mount), connect(mount)
@@ -235,6 +309,65 @@ def test_the_last_connection_removes_the_domain(world: World, connect: Connect) 
     a.close()
     assert {"l", "m"} < set(os.listdir(mount / "s"))
     b.close()
+    until(lambda: not os.listdir(mount.path))
+
+
+def test_what_the_dead_have_left_is_removed(world: World, connect: Connect) -> None:
+    mount = world.mount()
+    first, last = connect(mount), connect(mount)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            dying = pydlm.connect("s", stack=f"dlmfs:{mount.path}")
+            dying.lock("l").acquire()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(os.listdir(mount / "s")) == 4
+    first.close()
+    until(lambda: len(os.listdir(mount / "s")) == 2)  # the last one's, and the lock
+    with last.lock("l"):
+        pass
+    last.close()
+    until(lambda: not os.listdir(mount.path))
+
+
+@pytest.mark.parametrize("how", ["stack", "o2dlm"])
+def test_signals_while_joining(world: World, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """os.mkdir does not begin again after a signal's handler."""
+    mount = world.mount()
+    handled: list[int] = []
+    make, me = os.mkdir, threading.main_thread()
+
+    def interrupt() -> None:
+        wchan = Path(f"/proc/self/task/{me.native_id}/wchan")
+        until(lambda: "request_wait_answer" in wchan.read_text())
+        signal.pthread_kill(me.ident or 0, signal.SIGUSR1)
+        mount.process.send_signal(signal.SIGCONT)
+
+    def mkdir(path: bytes | str, mode: int) -> None:
+        """Make it, with a signal in the midst the first time."""
+        if not threads:
+            mount.process.send_signal(signal.SIGSTOP)
+            threads.append(in_thread(interrupt))
+        make(path, mode)
+
+    threads: list[threading.Thread] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    leave: Callable[[], None]
+    try:
+        if how == "stack":
+            leave = pydlm.connect("s", stack=f"dlmfs:{mount.path}").close
+        else:
+            leave = o2dlm.initialize(mount.path, "s").destroy
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+        signal.signal(signal.SIGUSR1, before)
+    join(threads[0])
+    assert handled
+    assert os.listdir(mount.path) == ["s"]
+    leave()
     until(lambda: not os.listdir(mount.path))
 
 

@@ -124,6 +124,9 @@ def _be_daemon(serve: _Serve, pipe: int) -> int:
         os.close(null)
         tell(_READY)
 
+    # What the caller has open is not ours to keep: a lock of another mount, a pipe's end.
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
     os.setsid()
     if os.path.exists("/dev/log"):
         logging.getLogger().addHandler(logging.handlers.SysLogHandler("/dev/log"))

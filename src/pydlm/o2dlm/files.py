@@ -88,7 +88,10 @@ class FileDomain:
         if os.path.isdir(self._path):
             return
         try:
-            os.mkdir(self._path, _DOMAIN_MODE)
+            while True:
+                with contextlib.suppress(InterruptedError):  # os.open begins again by itself
+                    os.mkdir(self._path, _DOMAIN_MODE)
+                    return
         except FileExistsError:
             return  # since we looked
         except OSError as error:

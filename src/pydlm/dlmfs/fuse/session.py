@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydlm.dlmfs.fuse._abi import load
 from pydlm.dlmfs.fuse.operations import Changes, Operations, PollHandle
+from pydlm.dlmfs.fuse.place import mounted_device
 from pydlm.dlmfs.fuse.request import Request
 from pydlm.errors import MountFailed, Unsupported
 
@@ -45,6 +46,8 @@ class Session:
         self.alive = False
         #: From `mount` to `unmount`.
         self.mounted = False
+        self._where = ""
+        self._device: str | None = None
         self._struck: BaseException | None = None
         # C has pointers into all of these.
         self._keep: list[Any] = []
@@ -79,6 +82,7 @@ class Session:
             raise MountFailed(f"cannot mount on {mount_point}: {why}", errno=number)
         self.alive = self.mounted = True
         os.set_blocking(self.fileno(), False)
+        self._where, self._device = mount_point, mounted_device(mount_point)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable while requests wait, and when it is unmounted."""
@@ -112,9 +116,15 @@ class Session:
 
     def unmount(self) -> None:
         """Take it away from the mount point, also while files on it are open. Idempotent."""
-        if self.mounted:
-            self.mounted = False
+        if not self.mounted:
+            return
+        self.mounted = False
+        there = mounted_device(self._where)
+        if self._device in (None, there):
             self.lib.fuse_session_unmount(self._raw)
+        elif not self.lib.fuse_session_exited(self._raw):
+            # libfuse would take away whatever is there: after a lazy unmount, somebody else's.
+            _log.warning("%s is another mount's by now, which is left there", self._where)
 
     def destroy(self) -> None:
         """Free it; requests that are still waiting are not answered any more."""

@@ -22,41 +22,39 @@ class Attempt:
         self.lkid = 0
         self._flags = os.O_CREAT | os.O_CLOEXEC
         self._flags |= os.O_RDWR if mode is Mode.EX else os.O_RDONLY
-        self._fd = -1
+        #: The open file, until it is the lock's; a child of the process has to close its copy.
+        self.fd = -1
 
-    def at_once(self) -> int | None:
-        """Open it if nobody is in the way; None: somebody is. Raises OSError."""
+    def at_once(self) -> bool:
+        """Open it if nobody is in the way; return whether `fd` has the lock. Raises OSError."""
         try:
-            fd = os.open(self.path, self._flags | os.O_NONBLOCK, 0o664)
+            self.fd = os.open(self.path, self._flags | os.O_NONBLOCK, 0o664)
         except OSError as error:
             if error.errno == errno.ETXTBSY:
-                return None
+                return False
             raise
         try:
-            fcntl.flock(fd, self._how | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, self._how | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._fd = fd  # the node has the lock already, another connection of it holds it
-            return None
+            return False  # the node has the lock already, another connection of it holds it
         except BaseException:
-            os.close(fd)
+            self.give_up()
             raise
-        return fd
+        return True
 
-    def wait(self) -> int:
-        """Open it as soon as that can be. Raises OSError."""
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            fd = os.open(self.path, self._flags, 0o664)
+    def wait(self) -> None:
+        """Open it as soon as that can be; `fd` has the lock then. Raises OSError."""
+        if self.fd < 0:
+            self.fd = os.open(self.path, self._flags, 0o664)
         try:
-            fcntl.flock(fd, self._how)
+            fcntl.flock(self.fd, self._how)
         except BaseException:
-            os.close(fd)
+            self.give_up()
             raise
-        return fd
 
     def give_up(self) -> None:
-        """Let go what `at_once` has had."""
-        fd, self._fd = self._fd, -1
+        """Close what is open."""
+        fd, self.fd = self.fd, -1
         if fd >= 0:
             with suppress(OSError):
                 os.close(fd)

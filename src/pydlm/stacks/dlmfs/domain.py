@@ -17,6 +17,9 @@ __all__ = ["Domain"]
 _LOCK_MAX: Final = 31
 _DOMAIN_MAX: Final = 63
 
+#: What an open fails with when the directory, or the new file in it, is removed under it.
+_REMOVED: Final = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)
+
 
 class Domain:
     """The directory. While the file `member` is open nobody can remove it under us.
@@ -34,7 +37,8 @@ class Domain:
         self.lvb_len = os.fstat(self._fd).st_size
 
     def _join(self) -> int:
-        for chances in reversed(range(100)):
+        chances = 100
+        while True:
             try:
                 with suppress(FileExistsError):
                     os.mkdir(self._path, 0o755)
@@ -43,14 +47,16 @@ class Domain:
                     os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC,
                     0o664,
                 )
+            except InterruptedError:
+                continue  # os.mkdir does not begin again by itself, as os.open does
             except OSError as error:
-                if error.errno != errno.ENOENT or not chances:
+                chances -= 1
+                if error.errno not in _REMOVED or not chances:
                     raise StackUnavailable(
                         f"cannot join the domain {os.fsdecode(self._path)}: {error.strerror}",
                         errno=error.errno,
                     ) from error
-                # Whoever was in it has left, and removed it, meanwhile.
-        raise AssertionError
+                # Whoever was in it has left, and removed it or our file, meanwhile.
 
     def file(self, name: bytes) -> bytes:
         """Return the path of a lock's file. Raises BadArgument for what cannot be a file's name."""
@@ -72,12 +78,21 @@ class Domain:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._path, self._member))
             names = os.listdir(self._path)
-            if not any(_is_member(name) for name in names):
+            alive = [name for name in names if _is_member(name) and self._is_alive(name)]
+            if not alive:
                 for path in [os.path.join(self._path, name) for name in names]:
                     if path not in waiting:
                         with suppress(OSError):  # in use
                             os.unlink(path)
             os.rmdir(self._path)
+
+    def _is_alive(self, member: bytes) -> bool:
+        """Return whether a member is in the domain; what was left by one that died is removed."""
+        try:
+            os.unlink(os.path.join(self._path, member))
+        except OSError as error:
+            return error.errno != errno.ENOENT
+        return False
 
     def abandon(self) -> None:
         """Close it, as in a child of the process: the parent is still in it."""

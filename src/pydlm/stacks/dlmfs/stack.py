@@ -143,11 +143,16 @@ class DlmfsStack(Stack):
         self._domain.leave(waiting)
 
     def abandon_in_child(self) -> None:
-        """Called after a fork, in the child."""
-        if self._alive:
-            self._guard = threading.RLock()
+        """Called after a fork, in the child; and in children of that one, which have nothing."""
+        self._guard = threading.RLock()
+        waiting = [*self._left_over, *(lock.attempt for lock in self._locks.values())]
+        if self._bell >= 0:
             self._drop_all()
             self._domain.abandon()
+        # There are no threads that wait for them, but copies of what these have open.
+        self._left_over.clear()
+        for attempt in waiting:
+            attempt.give_up()
 
     def _drop_all(self) -> None:
         for lock in self._locks.values():
@@ -160,7 +165,8 @@ class DlmfsStack(Stack):
         self._locks.clear()
         self._by_fd.clear()
         self._epoll.close()
-        os.close(self._bell)
+        bell, self._bell = self._bell, -1
+        os.close(bell)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -196,8 +202,15 @@ class DlmfsStack(Stack):
             lock = self._locks[lkid] = _Lock(bytes(name), Mode(mode), with_block, attempt)
             try:
                 self._begin(lock, lkid, trying)
-            except BaseException:
-                del self._locks[lkid]
+            except BaseException as error:
+                self._locks.pop(lkid, None)
+                attempt.give_up()
+                if isinstance(error, RuntimeError):
+                    raise DlmError(
+                        f"no thread can be started to wait for {lock.name!r}: {error}; "
+                        "raise the limit of processes, or wait for fewer locks",
+                        errno=errno.EAGAIN,
+                    ) from error
                 raise
         return lkid
 
@@ -329,32 +342,39 @@ class DlmfsStack(Stack):
 
     def _try(self, attempt: Attempt, only: bool) -> None:
         try:
-            fd = attempt.at_once()
+            had = attempt.at_once()
         except OSError as error:
             self._refused(attempt, error.errno or errno.EIO)
             return
-        if fd is not None:
-            self._had(attempt, fd)
+        if had:
+            self._had(attempt)
         elif only:
-            attempt.give_up()
             self._refused(attempt, errno.EAGAIN)
 
     def _wait(self, attempt: Attempt) -> None:
         try:
-            fd = attempt.wait()
+            attempt.wait()
         except OSError as error:
             self._refused(attempt, error.errno or errno.EIO)
         else:
-            self._had(attempt, fd)
+            self._had(attempt)
 
-    def _had(self, attempt: Attempt, fd: int) -> None:
+    def _had(self, attempt: Attempt) -> None:
         with self._guard:
-            self._forget(attempt)
             lock = self._locks.get(attempt.lkid)
-            if lock is None or self._pid != os.getpid():
-                os.close(fd)
+            if lock is None:
+                attempt.give_up()  # before the domain is left, as what is open cannot be removed
+                self._forget(attempt)
                 return
-            lock.fd, lock.since = fd, time.monotonic()
+            if "bast" in self._capabilities:
+                try:
+                    self._epoll.register(attempt.fd, select.EPOLLIN | select.EPOLLET)
+                except OSError as error:  # the user's limit, max_user_watches
+                    self._refused(attempt, error.errno or errno.EIO)
+                    return
+            fd = lock.fd = attempt.fd
+            attempt.fd = -1
+            lock.since = time.monotonic()
             self._by_fd[fd] = attempt.lkid
             flags, block = StatusFlag(0), None
             if lock.with_block:
@@ -365,12 +385,11 @@ class DlmfsStack(Stack):
                 lock.valid = bool(lock.block)
                 block = lock.block.ljust(self.lvb_len, b"\0")
                 flags = StatusFlag(0) if lock.valid else StatusFlag.VALNOTVALID
-            if "bast" in self._capabilities:
-                self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
             self._tell(Completion(attempt.lkid, 0, flags, lock.mode, block))
 
     def _refused(self, attempt: Attempt, number: int) -> None:
         with self._guard:
+            attempt.give_up()
             self._forget(attempt)
             if attempt.lkid in self._locks:
                 self._gone(attempt.lkid, number)
