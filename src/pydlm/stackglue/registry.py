@@ -36,6 +36,7 @@ _BUILT_IN: Final = {
     "local": ("pydlm.stacks.local", "LocalStack"),
     "host": ("pydlm.stacks.host", "HostStack"),
     "dlmfs": ("pydlm.stacks.dlmfs", "DlmfsStack"),
+    "fsdlm": ("pydlm.stacks.fsdlm", "FsdlmStack"),
 }
 
 

@@ -1,16 +1,24 @@
-"""``python -m pydlm.testing replay FILE... --stack NAME``, or ``--dlmfs MOUNT...``."""
+"""``python -m pydlm.testing replay FILE... --stack NAME``, or ``--dlmfs MOUNT...``.
+
+On fs/dlm, scenarios of several nodes need a command for each that runs
+``python -m pydlm.testing agent`` there: ``--on COMMAND --on COMMAND``. Those in which a node dies
+need ``--kill`` and ``--boot`` too, with ``{node}`` in place of its number.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 
 from pydlm.errors import StackUnavailable
 from pydlm.testing import dlmfs
+from pydlm.testing.agent import AgentGone, serve
+from pydlm.testing.cluster import Commands
 from pydlm.testing.recording import RecordingError, load
 from pydlm.testing.replay import Result, replay, summarize
-from pydlm.testing.worlds import worlds
+from pydlm.testing.worlds import Worlds, worlds
 
 __all__ = ["main"]
 
@@ -36,29 +44,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="play recordings of ocfs2_dlmfs on these mounts, one for each node",
     )
     command.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="runs an agent on the next node",
+    )
+    command.add_argument("--kill", default="", metavar="COMMAND", help="lets node {node} die")
+    command.add_argument("--boot", default="", metavar="COMMAND", help="boots node {node} again")
+    command.add_argument(
+        "--every", type=int, default=1, metavar="N", help="play each Nth scenario only"
+    )
+    command.add_argument(
         "--verbose", action="store_true", help="also list what deviates, and by which rule"
     )
+    commands.add_parser("agent", help="drive clients on this node, for a replayer elsewhere")
     args = parser.parse_args(argv)
+    if args.command == "agent":
+        serve(sys.stdin.buffer, sys.stdout.buffer)
+        return 0
     try:
         if args.dlmfs:
             return _replay_dlmfs(args.files, args.dlmfs, args.verbose)
-        return _replay(args.files, args.stack, args.verbose)
-    except (RecordingError, StackUnavailable) as error:
+        where = worlds(args.stack, Commands(args.on, args.kill, args.boot))
+        return _replay(args.files, where, args.every, args.verbose)
+    except (AgentGone, RecordingError, StackUnavailable) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 
 
-def _replay(files: list[str], stack: str, verbose: bool) -> int:
-    where = worlds(stack)
+def _replay(files: list[str], where: Worlds, every: int, verbose: bool) -> int:
     results: list[Result] = []
+    left_out = 0
     try:
         for path in files:
-            for scenario in load(path):
+            for scenario in itertools.islice(load(path), 0, None, every):
+                if max(scenario.clients.values()) > where.nodes:
+                    left_out += 1
+                    continue
                 result = replay(scenario, where)
                 results.append(result)
                 _tell(result, verbose)
     finally:
         where.close()
+    if left_out:
+        sys.stdout.write(f"{left_out} not played: they need more nodes than {where.nodes}\n")
     return _sum_up(results)
 
 
@@ -83,6 +113,7 @@ def _tell(result: Result | dlmfs.Result, verbose: bool) -> None:
     if result.verdict == "failed" or (verbose and result.rule):
         rule = f" [{result.rule}]" if result.rule else ""
         sys.stdout.write(f"{result.scenario.name}: {result.differences[0]}{rule}\n")
+        sys.stdout.flush()
 
 
 def _sum_up(results: Sequence[Result | dlmfs.Result]) -> int:

@@ -21,16 +21,17 @@ from pydlm.errors import DlmError
 from pydlm.testing.recording import Scenario, Step
 from pydlm.types import LockFlag, NodeDown
 
-__all__ = ["ProcessWorlds"]
+__all__ = ["ProcessWorlds", "Worker"]
 
 #: Seconds within which a death has to be noticed; far more than it takes.
 _DEATH_TIMEOUT = 30.0
+_CAPACITY = 1 << 16
 
 
-def _connect(stack: str, lockspace: str, lvb_len: int) -> Stack:
+def _connect(stack: str, lockspace: str, **options: Any) -> Stack:
     from pydlm.stackglue import connect_stack
 
-    return connect_stack(stack, lockspace, lvb_len=lvb_len, capacity=1 << 16)
+    return connect_stack(stack, lockspace, **options)
 
 
 def _serve(pipe: Pipe) -> None:
@@ -43,7 +44,7 @@ def _serve(pipe: Pipe) -> None:
             return
         try:
             if verb == "connect":
-                connection = _connect(*arguments)
+                connection = _connect(*arguments, **options)
                 answer = connection.this_node
             else:
                 answer = getattr(connection, verb)(*arguments, **options)
@@ -53,8 +54,8 @@ def _serve(pipe: Pipe) -> None:
             pipe.send((True, answer))
 
 
-class _Worker:
-    """One process."""
+class Worker:
+    """A process with one connection at a time, whose verbs are called from here."""
 
     def __init__(self, context: Any) -> None:
         self.pipe, theirs = context.Pipe()
@@ -63,6 +64,7 @@ class _Worker:
         theirs.close()
 
     def call(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """Call a verb of its connection, or `connect`; return or raise what that did."""
         self.pipe.send((verb, arguments, options))
         done, answer = self.pipe.recv()
         if not done:
@@ -70,6 +72,7 @@ class _Worker:
         return answer
 
     def kill(self) -> None:
+        """Kill it with SIGKILL, and wait until it is gone."""
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
@@ -79,9 +82,11 @@ class _Worker:
 class _Client:
     """A connection in another process, with the verbs of the Stack contract."""
 
-    def __init__(self, worker: _Worker, stack: str, lockspace: str, lvb_len: int) -> None:
+    def __init__(self, worker: Worker, stack: str, lockspace: str, lvb_len: int) -> None:
         self.worker = worker
-        self.this_node: int = worker.call("connect", stack, lockspace, lvb_len)
+        self.this_node: int = worker.call(
+            "connect", stack, lockspace, lvb_len=lvb_len, capacity=_CAPACITY
+        )
 
     def lock(self, name: bytes, mode: Any, flags: LockFlag = LockFlag(0), *, lkid: int = 0) -> int:
         found: int = self.worker.call("lock", name, mode, flags, lkid=lkid)
@@ -120,8 +125,10 @@ class ProcessWorlds:
         self.stack = f"{stack}:{self.directory}"
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["pydlm.testing.processes", "pydlm.stacks.host"])
-        self.idle: list[_Worker] = []
+        self.idle: list[Worker] = []
         self.count = 0
+
+    nodes = 1000  # any process can stand for one
 
     def open(self, scenario: Scenario) -> _World:
         """Connect the scenario's clients."""
@@ -129,9 +136,9 @@ class ProcessWorlds:
         suffix = f"n{self.count}" if scenario.literal else f"v{scenario.lvb_len}"
         return _World(self, scenario, suffix)
 
-    def worker(self) -> _Worker:
+    def worker(self) -> Worker:
         """Return a process that does nothing yet."""
-        return self.idle.pop() if self.idle else _Worker(self.context)
+        return self.idle.pop() if self.idle else Worker(self.context)
 
     def close(self) -> None:
         """End the processes, and remove their lockspaces."""
@@ -147,7 +154,9 @@ class _World:
         self.nodes = scenario.clients
         self.prefix = b"" if scenario.literal else b"%d." % worlds.count
         # In this process, of nobody in the scenario: it sees who has died.
-        self.keeper = _connect(worlds.stack, lockspace, scenario.lvb_len)
+        self.keeper = _connect(
+            worlds.stack, lockspace, lvb_len=scenario.lvb_len, capacity=_CAPACITY
+        )
         self.clients: dict[str, Any] = {
             client: _Client(worlds.worker(), worlds.stack, lockspace, scenario.lvb_len)
             for client in scenario.clients
@@ -157,6 +166,9 @@ class _World:
 
     def name(self, step: Step) -> bytes:
         return step.resource if step.literal else self.prefix + step.resource
+
+    def settle(self) -> None:
+        pass  # all is done when a call returns
 
     def kill_client(self, client: str) -> None:
         self.clients[client].abandon()

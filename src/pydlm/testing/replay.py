@@ -166,6 +166,7 @@ class _Player:
 
     def collect(self) -> dict[str, list[Event]]:
         events: dict[str, list[Event]] = {}
+        self.world.settle()
         for client, alive in self.alive.items():
             while alive and (batch := self.world.clients[client].dispatch()):
                 for raw in batch:

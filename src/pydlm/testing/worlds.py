@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from pydlm.errors import StackUnavailable
+from pydlm.testing.cluster import ClusterWorlds, Commands
 from pydlm.testing.model import Model
 from pydlm.testing.processes import ProcessWorlds
 from pydlm.testing.recording import Scenario, Step
 from pydlm.types import LockFlag
 
-__all__ = ["Connection", "ModelWorlds", "StackWorlds", "World", "Worlds", "worlds"]
+__all__ = ["MANY_NODES", "Connection", "ModelWorlds", "StackWorlds", "World", "Worlds", "worlds"]
+
+
+#: Of worlds in which any connection can stand for a node.
+MANY_NODES = 1000
 
 
 class Connection(Protocol):
@@ -41,6 +46,9 @@ class World(Protocol):
     def name(self, step: Step) -> bytes:
         """Return the resource's name here."""
 
+    def settle(self) -> None:
+        """Wait until all events that the last step leads to can be dispatched."""
+
     def kill_client(self, client: str) -> None:
         """Let a client die without goodbye."""
 
@@ -54,6 +62,10 @@ class World(Protocol):
 class Worlds(Protocol):
     """Where scenarios can be played."""
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes it has; scenarios with more cannot be played."""
+
     def open(self, scenario: Scenario) -> World:
         """Return a fresh world for a scenario."""
 
@@ -66,6 +78,8 @@ class ModelWorlds:
 
     def __init__(self, *, kernel: bool = False) -> None:
         self.kernel = kernel
+
+    nodes = MANY_NODES
 
     def open(self, scenario: Scenario) -> World:
         """Return a fresh model."""
@@ -85,6 +99,9 @@ class _ModelWorld:
     def name(self, step: Step) -> bytes:
         return step.resource
 
+    def settle(self) -> None:
+        pass  # all is done when a call returns
+
     def kill_client(self, client: str) -> None:
         self.clients[client].abandon()
 
@@ -102,6 +119,8 @@ class StackWorlds:
         self.stack = stack
         self.anchors: dict[int, Connection] = {}  #: by size of LVB; each keeps a lockspace alive
         self.count = 0
+
+    nodes = MANY_NODES
 
     def open(self, scenario: Scenario) -> World:
         """Connect the scenario's clients; its resources get names that are new in the lockspace."""
@@ -153,6 +172,9 @@ class _StackWorld:
     def name(self, step: Step) -> bytes:
         return step.resource if step.literal else self.prefix + step.resource
 
+    def settle(self) -> None:
+        pass  # all is done when a call returns
+
     def kill_client(self, client: str) -> None:
         self.clients[client].abandon()
         self.living.discard(client)
@@ -174,12 +196,17 @@ class _StackWorld:
         self.keeper.disconnect()
 
 
-def worlds(stack: str) -> Worlds:
-    """Return where ``--stack NAME`` plays: on the model, the model in kernel mode, or a stack."""
+def worlds(stack: str, commands: Commands | None = None) -> Worlds:
+    """Return where ``--stack NAME`` plays: on the model, the model in kernel mode, or a stack.
+
+    `commands` are for a stack of several nodes.
+    """
     if stack == "model":
         return ModelWorlds()
     if stack == "model-kernel":
         return ModelWorlds(kernel=True)
     if stack == "host":
         return ProcessWorlds(stack)
+    if stack == "fsdlm":
+        return ClusterWorlds(stack, commands or Commands())
     return StackWorlds(stack)
