@@ -8,7 +8,8 @@
     python -m tests.lab down                   pull all plugs
 
 Node N is 10.77.0.N. In a node, /host is this machine's file system, and `chroot /host` runs its
-programs. Built things are in $PYDLM_LAB (default ~/.cache/pydlm-lab), consoles in `run` there.
+programs. Built things are in $PYDLM_LAB (default ~/.cache/pydlm-lab), consoles in `run` there or
+in $PYDLM_LAB_RUN, of which each stands for a lab of its own.
 """
 
 from __future__ import annotations

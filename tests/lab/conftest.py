@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from tests.lab.build import missing
 from tests.lab.node import Lab, Node
 

@@ -135,7 +135,8 @@ class Lab:
     """A lab that runs, in the directory of its consoles and its control socket."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self.directory = CACHE / "run" if directory is None else directory
+        chosen = directory or os.environ.get("PYDLM_LAB_RUN") or CACHE / "run"
+        self.directory = Path(chosen).absolute()
 
     @classmethod
     @contextmanager

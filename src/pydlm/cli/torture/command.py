@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from time import monotonic
@@ -15,10 +16,12 @@ from rich.text import Text
 
 from pydlm.cli.terminal import AsJson, on_stderr, on_stdout, write_json
 from pydlm.cli.torture.deaths import torture_with_deaths
-from pydlm.cli.torture.nodes import ThreadNode
-from pydlm.cli.torture.orchestrator import Broken, Orchestrator
+from pydlm.cli.torture.nodes import Node, ThreadNode
+from pydlm.cli.torture.orchestrator import PATIENCE, Broken, Orchestrator
 from pydlm.cli.torture.player import Wrong
+from pydlm.cli.torture.remote import RemoteNode, serve
 from pydlm.lockspace import connect
+from pydlm.stackglue import DEFAULT_STACK, STACK_VARIABLE
 
 __all__ = ["torture"]
 
@@ -56,7 +59,15 @@ def torture(
     kills: Annotated[
         int, typer.Option(min=1, help="With --kill: end after so many deaths.")
     ] = _DEFAULT_KILLS,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How `pydlm` is run on a node of a cluster: 'ssh node1 pydlm'. Repeat it."
+        ),
+    ] = None,
     json: AsJson = False,
+    member: Annotated[int, typer.Option(hidden=True)] = 0,
+    lockspace: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Count up in one lock value block from many nodes, and check every value that is read.
 
@@ -69,15 +80,16 @@ def torture(
             raise typer.BadParameter("--iterations is for nodes that live; use --kills")
         torture_with_deaths(stack or "host", nodes, kills, seconds, as_json=json)
         return
+    if member:
+        with connect(lockspace, stack) as ls:
+            serve(member, ls, sys.stdin.buffer, sys.stdout.buffer)
+        return
     if iterations is None and seconds is None:
         seconds = _DEFAULT_SECONDS
     wrong: Wrong | None = None
     with ExitStack() as cleanup:
         name = f"pydlm-torture-{os.getpid()}"
-        lockspaces = [cleanup.enter_context(connect(name, stack)) for _ in range(nodes)]
-        members = [ThreadNode(number, ls) for number, ls in enumerate(lockspaces, 1)]
-        for member in members:
-            cleanup.callback(member.stop)
+        members = _remote(cleanup, name, stack, on) if on else _here(cleanup, name, stack, nodes)
         orchestrator = Orchestrator(members)
         begin = monotonic()
         try:
@@ -87,8 +99,8 @@ def torture(
             wrong = broken.wrong
         took = monotonic() - begin
     result = {
-        "stack": lockspaces[0].stack.name,
-        "nodes": nodes,
+        "stack": stack or os.environ.get(STACK_VARIABLE) or DEFAULT_STACK,
+        "nodes": len(members),
         "iterations": orchestrator.iterations,
         "checks": orchestrator.checks,
         "contended": orchestrator.contended,
@@ -103,6 +115,29 @@ def torture(
     if wrong is not None:
         on_stderr().print(f"wrong value: {wrong}", style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _here(cleanup: ExitStack, name: str, stack: str | None, count: int) -> list[Node]:
+    members: list[Node] = []
+    for number in range(1, count + 1):
+        member = ThreadNode(number, cleanup.enter_context(connect(name, stack)))
+        cleanup.callback(member.stop)
+        members.append(member)
+    return members
+
+
+def _remote(cleanup: ExitStack, name: str, stack: str | None, on: list[str]) -> list[Node]:
+    if stack is None:
+        raise typer.BadParameter("--on needs the --stack that all those nodes share")
+    if len(on) < 2:
+        raise typer.BadParameter("--on has to be there for each node, two at least")
+    members: list[Node] = []
+    for number, command in enumerate(on, 1):
+        member = RemoteNode(number, command, stack, name)
+        cleanup.callback(member.stop)
+        member.joined(PATIENCE)
+        members.append(member)
+    return members
 
 
 def _shown(
