@@ -25,7 +25,7 @@ class RemoteNode(Node):
         self.number = number
         rest = ["torture", "--stack", stack, "--member", str(number), "--lockspace", lockspace]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {command} {shlex.join(rest)}"],
+            ["/bin/sh", "-c", f"{command} {shlex.join(rest)}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

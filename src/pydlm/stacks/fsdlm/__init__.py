@@ -2,8 +2,8 @@
 
 A connection is an open descriptor of the lockspace's device, ``/dev/misc/dlm_NAME``, which is to
 the kernel one client: closing it, on purpose or by death, drops its locks. Requests are written to
-it and results read from it as records; libdlm is there for what surrounds that (see `records` for
-why, and `libdlm`).
+it and results read from it as records (see `records` for why); libdlm is there for joining and
+leaving.
 
 What the kernel decides otherwise than stacks with shared memory: a verb may take as long as the
 lockspace recovers from the death of a node. That a node has died is told (NodeDown, see
@@ -128,7 +128,6 @@ class FsdlmStack(Stack):
     ) -> None:
         self._closing = contextlib.ExitStack()
         self._forks = _forks
-        self._libdlm = dlm
         self._lockspace = lockspace
         self._timeout = timeout
         self._requests_by_tag: dict[int, Request] = {}
@@ -137,12 +136,10 @@ class FsdlmStack(Stack):
         self._tags = itertools.count(secrets.randbits(30) + 1)
         self._records: deque[bytes] = deque()
         self._events: deque[Event] = deque()
-        self._handle = join.join(dlm, lockspace, permissions, flags, timeout)
+        self._fd = join.join(lockspace, permissions, flags, timeout)
         with contextlib.ExitStack() as closing:
-            closing.callback(dlm.close, self._handle)
-            self._fd = dlm.fileno(self._handle)
+            closing.callback(os.close, self._fd)
             self._device = os.fstat(self._fd).st_rdev
-            os.set_blocking(self._fd, False)
             self._make = Requests(os.read(self._fd, VERSION_SIZE))
             self.__this_node = this_node()
             self._membership = Membership(dlm, lockspace)
@@ -230,11 +227,7 @@ class FsdlmStack(Stack):
 
     def deadlock_cancel(self, lkid: int) -> None:
         """Take back a waiting request as the victim of a deadlock."""
-        request = self._find_for_unlock(lkid)
-        try:
-            self._libdlm.deadlock_cancel(self._handle, request.kernel_id)
-        except OSError as error:
-            raise _translated(error) from None
+        self._write(self._make.deadlock_cancel(self._find_for_unlock(lkid).kernel_id))
 
     def lock_status(self, lkid: int) -> LockStatus:
         """Return what this connection knows of one of its locks."""
@@ -251,11 +244,8 @@ class FsdlmStack(Stack):
     def purge(self, node: int, *, pid: int = 0) -> None:
         """Drop the orphans that processes of a node left, or one of them; node 0: of all nodes."""
         self._check_live()
-        try:
-            for each in [node] if node else sorted(self._membership.nodes()):
-                self._libdlm.purge(self._handle, each, pid)
-        except OSError as error:
-            raise _translated(error) from None
+        for each in [node] if node else sorted(self._membership.nodes()):
+            self._write(self._make.purge(each, pid))
 
     def dump(self, name: bytes | None = None) -> Iterable[LockStatus]:  # noqa: ARG002
         """Raise Unsupported: the kernel shows the locks of others in debugfs only."""

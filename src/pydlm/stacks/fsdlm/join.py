@@ -11,29 +11,30 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydlm.errors import BadArgument, DlmError, StackUnavailable
-from pydlm.stacks.fsdlm.libdlm import CONTROL, Libdlm
+from pydlm.stacks.fsdlm.libdlm import CONTROL
 
 __all__ = ["NEWEXCL", "join", "leave"]
 
 #: Join only if this node has not joined (``DLM_LSFL_NEWEXCL``).
 NEWEXCL: Final = 0x8
 
-_PROGRAM: Final = Path(__file__).with_name("_lockspace.py")
+_PROGRAM: Final = "pydlm.stacks.fsdlm._lockspace"
+_DEVICE: Final = "/dev/misc/dlm_"  # and the lockspace's name
 _STEP: Final = 0.02  # seconds, between two looks at what cannot be waited for
 
 
-def join(libdlm: Libdlm, lockspace: str, permissions: int, flags: int, timeout: float) -> Any:
-    """Open a lockspace, which this node joins first if it has not; return libdlm's handle.
+def join(lockspace: str, permissions: int, flags: int, timeout: float) -> int:
+    """Open a lockspace, which this node joins first if it has not; return the descriptor.
 
     Raises StackUnavailable with what to check, at the latest after `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     try:
         if not flags & NEWEXCL:
-            return libdlm.open(lockspace)
+            return _open(lockspace)
     except PermissionError as error:
         raise StackUnavailable(
             f"lockspace {lockspace!r} may not be used by user {os.geteuid()}: whoever joins it "
@@ -45,7 +46,7 @@ def join(libdlm: Libdlm, lockspace: str, permissions: int, flags: int, timeout: 
     with _turn(lockspace, deadline):
         if not flags & NEWEXCL:
             with contextlib.suppress(OSError):  # somebody was faster
-                return libdlm.open(lockspace)
+                return _open(lockspace)
         number = _ask("join", lockspace, permissions, flags, deadline)
         if number is None:
             raise StackUnavailable(
@@ -57,7 +58,7 @@ def join(libdlm: Libdlm, lockspace: str, permissions: int, flags: int, timeout: 
         if number:
             raise _refused(lockspace, number)
         try:
-            return libdlm.open(lockspace)
+            return _open(lockspace)
         except OSError as error:
             raise StackUnavailable(f"lockspace {lockspace!r}: {error.strerror}") from error
 
@@ -73,6 +74,10 @@ def leave(lockspace: str, device: int, timeout: float) -> None:
         # The kernel would wait until they have closed it, and they could not go on.
         if not _is_open(device):
             _ask("leave", lockspace, 0, 0, deadline)
+
+
+def _open(lockspace: str) -> int:
+    return os.open(_DEVICE + lockspace, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager
@@ -112,13 +117,14 @@ def _turn(lockspace: str, deadline: float) -> Iterator[None]:
 
 def _ask(what: str, lockspace: str, permissions: int, flags: int, deadline: float) -> int | None:
     """Have it done; return the number of the error, or None if there was no time left."""
-    command = [sys.executable, "-I", "-S", str(_PROGRAM), what, lockspace]
+    command = [sys.executable, "-m", _PROGRAM, what, lockspace]
     # Of the process that does it nothing is left to wait for, should it not come back.
     asked = subprocess.Popen(
         [*command, str(permissions), str(flags)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         start_new_session=True,
     )
     try:
@@ -139,7 +145,7 @@ def _ask(what: str, lockspace: str, permissions: int, flags: int, deadline: floa
 def _refused(lockspace: str, number: int) -> DlmError:
     if number == errno.EEXIST:
         return StackUnavailable(f"this node has joined lockspace {lockspace!r}", errno=number)
-    if number == errno.EUNATCH:
+    if number in (errno.EUNATCH, errno.ENOTCONN):  # it never came, or it has gone
         return StackUnavailable(
             "dlm_controld does not run on this node: `systemctl start dlm`", errno=number
         )

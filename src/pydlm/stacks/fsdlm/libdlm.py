@@ -1,4 +1,8 @@
-"""libdlm by cffi, loaded when the first connection is made: lockspaces, and what else is right."""
+"""libdlm by cffi, loaded when the first connection is made: lockspaces; and libc's inotify.
+
+Once a node has joined, its lockspace is opened without libdlm, which wants the control device even
+for that, and so root.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,9 @@ CONTROL: Final = "/dev/misc/dlm-control"
 
 _DECLARATIONS: Final = """
 typedef void *dlm_lshandle_t;
+dlm_lshandle_t dlm_new_lockspace(const char *name, unsigned int mode, uint32_t flags);
 dlm_lshandle_t dlm_open_lockspace(const char *name);
-int dlm_close_lockspace(dlm_lshandle_t ls);
-int dlm_ls_get_fd(dlm_lshandle_t ls);
-int dlm_ls_purge(dlm_lshandle_t ls, int nodeid, int pid);
-int dlm_ls_deadlock_cancel(dlm_lshandle_t ls, uint32_t lkid, uint32_t flags);
+int dlm_release_lockspace(const char *name, dlm_lshandle_t ls, int force);
 
 int inotify_init1(int flags);
 int inotify_add_watch(int fd, const char *path, uint32_t mask);
@@ -33,32 +35,20 @@ class Libdlm:
 
     def __init__(self, ffi: Any) -> None:
         self._ffi = ffi
+        self._null = ffi.NULL
         self._dlm = ffi.dlopen(LIBRARY)
         self._c = ffi.dlopen(None)
 
-    def open(self, lockspace: str) -> Any:
-        """Open a lockspace that this node has joined; return a handle."""
-        handle = self._dlm.dlm_open_lockspace(os.fsencode(lockspace))
-        if handle == self._ffi.NULL:
-            raise self._error()
-        return handle
-
-    def close(self, handle: Any) -> None:
-        """Close a lockspace. The kernel drops the locks that were taken through the handle."""
-        self._dlm.dlm_close_lockspace(handle)
-
-    def fileno(self, handle: Any) -> int:
-        """Return the descriptor of the lockspace's device."""
-        return int(self._dlm.dlm_ls_get_fd(handle))
-
-    def purge(self, handle: Any, node: int, pid: int) -> None:
-        """Drop the orphans that processes of a node left; pid 0: those of all."""
-        if self._dlm.dlm_ls_purge(handle, node, pid) < 0:
+    def new_lockspace(self, lockspace: str, permissions: int, flags: int) -> None:
+        """Have this node join a lockspace. May never return, see `_lockspace`."""
+        if self._dlm.dlm_new_lockspace(os.fsencode(lockspace), permissions, flags) == self._null:
             raise self._error()
 
-    def deadlock_cancel(self, handle: Any, lkid: int) -> None:
-        """Take back what a lock waits for, with EDEADLK."""
-        if self._dlm.dlm_ls_deadlock_cancel(handle, lkid, 0) < 0:
+    def release_lockspace(self, lockspace: str) -> None:
+        """Have this node leave a lockspace. May never return, see `_lockspace`."""
+        name = os.fsencode(lockspace)
+        handle = self._dlm.dlm_open_lockspace(name)
+        if handle == self._null or self._dlm.dlm_release_lockspace(name, handle, 0):
             raise self._error()
 
     def watch(self, path: str, events: int) -> int:

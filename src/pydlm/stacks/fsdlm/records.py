@@ -32,6 +32,11 @@ LVB_LEN: Final = 32  # DLM_USER_LVB_LEN
 _REQUEST: Final = Struct("=3I BB2x BBxxIII QQ QQQQQ 32s")
 _LOCK: Final = 1
 _UNLOCK: Final = 2
+_DEADLOCK: Final = 7
+
+# The same with struct dlm_purge_params, as long as the kernel wants every request to be.
+_PURGE: Final = Struct(f"=3I BB2x II {_REQUEST.size - 24}x")
+_PURGE_COMMAND: Final = 6
 
 # struct dlm_lock_result: version, length, astaddr, astparam, lksb's address; struct dlm_lksb:
 # status, lkid, flags, the block's address; then the mode of a blocking notice, and where the
@@ -76,6 +81,14 @@ class Requests:
     def unlock(self, flags: int, lkid: int, tag: int, lvb: bytes) -> bytes:
         """Return a request to unlock or, with CANCEL, to take back what `lkid` waits for."""
         return self._pack(_UNLOCK, 0, flags, lkid, tag, lvb, 0)
+
+    def deadlock_cancel(self, lkid: int) -> bytes:
+        """Return a request to take back what `lkid` waits for, with EDEADLK."""
+        return self._pack(_DEADLOCK, 0, 0, lkid, 0, bytes(LVB_LEN), 0)
+
+    def purge(self, node: int, pid: int) -> bytes:
+        """Return a request to drop the orphans of a node's process; pid 0: of all of them."""
+        return _PURGE.pack(*self._version, _PURGE_COMMAND, 1, node, pid)
 
     def _pack(
         self, command: int, mode: int, flags: int, lkid: int, tag: int, lvb: bytes, size: int
