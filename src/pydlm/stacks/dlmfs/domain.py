@@ -17,6 +17,12 @@ __all__ = ["Domain"]
 _LOCK_MAX: Final = 31
 _DOMAIN_MAX: Final = 63
 
+#: What the kernel means.
+_HINTS: Final = {
+    errno.EBADR: "; dlm_controld has named the cluster and ocfs2_dlmfs cannot, so take the name "
+    r"away: printf '\0' > /sys/kernel/config/dlm/cluster/cluster_name",
+}
+
 
 class Domain:
     """The directory. While the file `member` is open nobody can remove it under us.
@@ -45,8 +51,9 @@ class Domain:
                 )
             except OSError as error:
                 if error.errno != errno.ENOENT or not chances:
+                    hint = _HINTS.get(error.errno or 0, "")
                     raise StackUnavailable(
-                        f"cannot join the domain {os.fsdecode(self._path)}: {error.strerror}",
+                        f"cannot join the domain {os.fsdecode(self._path)}: {error.strerror}{hint}",
                         errno=error.errno,
                     ) from error
                 # Whoever was in it has left, and removed it, meanwhile.
