@@ -16,7 +16,7 @@ def test_table_of_capabilities() -> None:
     stacks = [[find_stack(name) for name in head.split(", ")] for head in rows[0][2:]]
     for (word, what), row in zip(CAPABILITIES.items(), rows[2:], strict=True):
         expected = [
-            "yes" if all(word in stack.capabilities for stack in column) else "–"
+            "yes" if all(word in stack.capabilities for stack in column) else "no"
             for column in stacks
         ]
         assert row == [f"`{word}`", what, *expected]
