@@ -1,6 +1,6 @@
 """What a lock costs on fs/dlm, in the lab: pydlm beside C on libdlm, in turns, on one node.
 
-Needs a lab that runs (``python -m tests.lab up``). Run from the checkout: python benchmarks/cluster.py
+Needs a lab that runs: ``python -m tests.lab up``. Run it from the checkout.
 """
 
 from __future__ import annotations
