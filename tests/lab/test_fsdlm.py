@@ -159,6 +159,18 @@ def test_orphans_are_adopted_and_purged(node1: Node, prompt: Prompts) -> None:
     assert c("lk.acquire(timeout=10)") is True
 
 
+def test_persistent_request_that_waits_is_no_orphan_when_closed(
+    node1: Node, prompt: Prompts
+) -> None:
+    """Purged, it would make the kernel panic."""
+    a, b = prompt(node1), prompt(node1)
+    a("lk = ls.lock('r'); lk.acquire()")
+    b("ls.stack.lock(b'r', Mode.EX, LockFlag.PERSISTENT); ls.close()")
+    a("ls.stack.purge(ls.node)")
+    a("lk.release()")
+    assert a("lk.acquire(blocking=False)") is True
+
+
 def test_lkids_are_not_used_again(node1: Node, prompt: Prompts) -> None:
     a = prompt(node1)
     a("s = ls.stack")
@@ -252,7 +264,7 @@ def test_without_dlm_controld(node2: Node) -> None:
             Prompt(node2) as a,
             pytest.raises(Raised, match="StackUnavailable: dlm_controld does not run"),
         ):
-            a("pydlm.connect('never', 'fsdlm')")
+            a("pydlm.connect('nowhere', 'fsdlm')")
     finally:
         node2.kill()
 

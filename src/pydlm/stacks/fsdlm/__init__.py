@@ -46,7 +46,7 @@ from pydlm.stacks.fsdlm.records import (
     Requests,
     result,
 )
-from pydlm.stacks.fsdlm.request import NO_BLOCK, Request
+from pydlm.stacks.fsdlm.request import MODES, NO_BLOCK, Request
 from pydlm.types import Blocked, Event, LockFlag, LockStatus, Mode, NodeDown
 
 __all__ = ["FsdlmStack"]
@@ -54,6 +54,11 @@ __all__ = ["FsdlmStack"]
 _ALL_FLAGS: Final = sum(LockFlag)
 _CONVERT: Final = int(LockFlag.CONVERT)
 _CANCEL: Final = int(LockFlag.CANCEL)
+_ORPHAN: Final = int(LockFlag.ORPHAN)
+_PERSISTENT: Final = int(LockFlag.PERSISTENT)
+_FORCEUNLOCK: Final = int(LockFlag.FORCEUNLOCK)
+_NONE: Final = LockFlag(0)
+_LOOK_EVERY: Final = 64
 _NO_MODE: Final = 255  # what the kernel is asked for where the caller's mode is none
 
 _ERRORS: Final[dict[int, type[DlmError]]] = {
@@ -136,6 +141,7 @@ class FsdlmStack(Stack):
         self._tags = itertools.count(secrets.randbits(30) + 1)
         self._records: deque[bytes] = deque()
         self._events: deque[Event] = deque()
+        self._looks = 0
         self._fd = join.join(lockspace, permissions, flags, timeout)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, self._fd)
@@ -153,9 +159,23 @@ class FsdlmStack(Stack):
     def disconnect(self) -> None:
         """Leave. The locks of this connection are gone when it returns."""
         if not self._closed:
+            own = self._forks == _forks
+            if own:
+                self._withdraw()
             self.abandon()
-            if self._forks == _forks:
+            if own:
                 join.leave(self._lockspace, self._device, self._timeout)
+
+    def _withdraw(self) -> None:
+        """Take back the PERSISTENT requests that wait.
+
+        Linux 6.1 panics where an orphan is purged that was waiting when its client went.
+        """
+        for request in [*self._requests.values()]:
+            if request.granted is None and request.flags & _PERSISTENT:
+                record = self._make.unlock(_FORCEUNLOCK, request.kernel_id, 0, NO_BLOCK)
+                with contextlib.suppress(DlmError):
+                    self._write(record)
 
     def abandon(self) -> None:
         """Close the device, as the kernel does for a process that dies. This node stays in."""
@@ -173,7 +193,7 @@ class FsdlmStack(Stack):
         """The node's id in the cluster: that of all connections of this host."""
         return self.__this_node
 
-    def lock(self, name: bytes, mode: Mode, flags: LockFlag = LockFlag(0), *, lkid: int = 0) -> int:
+    def lock(self, name: bytes, mode: Mode, flags: LockFlag = _NONE, *, lkid: int = 0) -> int:
         """Ask for a new lock; return its lkid."""
         bits = _bits(flags)
         if bits & _CONVERT:
@@ -194,12 +214,12 @@ class FsdlmStack(Stack):
             raise
         lkid = request.identify(number)
         self._requests[lkid] = request
-        if bits & LockFlag.ORPHAN:
+        if bits & _ORPHAN:
             request.adopt()
         return lkid
 
     def convert(
-        self, lkid: int, mode: Mode, flags: LockFlag = LockFlag(0), *, lvb: bytes | None = None
+        self, lkid: int, mode: Mode, flags: LockFlag = _NONE, *, lvb: bytes | None = None
     ) -> None:
         """Change the mode of a granted lock."""
         bits = _bits(flags) | _CONVERT
@@ -217,7 +237,7 @@ class FsdlmStack(Stack):
             request.requested, request.flags = before
             raise
 
-    def unlock(self, lkid: int, flags: LockFlag = LockFlag(0), *, lvb: bytes | None = None) -> None:
+    def unlock(self, lkid: int, flags: LockFlag = _NONE, *, lvb: bytes | None = None) -> None:
         """Give a lock up or, with CANCEL, take back what it waits for."""
         bits = _bits(flags)
         request = self._find_for_unlock(lkid)
@@ -267,7 +287,11 @@ class FsdlmStack(Stack):
                 itertools.starmap(os.read, itertools.islice(again, limit) if limit > 0 else again)
             )
         self._take_in()
-        self._events.extend(NodeDown(node) for node in self._membership.died())
+        # A look at the nodes costs as much as a request. Who is told of nothing takes it, and who
+        # never stops being told takes it at times; until then, the descriptor stays readable.
+        self._looks += 1
+        if not self._events or self._looks % _LOOK_EVERY == 0:
+            self._events.extend(NodeDown(node) for node in self._membership.died())
         events, self._events = self._events, deque()
         return events
 
@@ -280,7 +304,7 @@ class FsdlmStack(Stack):
                 continue  # it is gone, and this was on its way
             lkid = request.identify(found.lkid)
             if found.kind == BLOCKING:
-                mode = Mode(found.mode)
+                mode = MODES[found.mode]
                 if (at := notices.get(lkid)) is None:
                     notices[lkid] = len(self._events)
                     self._events.append(Blocked(lkid, mode))
@@ -340,7 +364,7 @@ def _bits(flags: int) -> int:
 
 
 def _known(mode: int) -> int:
-    return mode if Mode.NL <= mode <= Mode.EX else _NO_MODE
+    return mode if 0 <= mode < len(MODES) else _NO_MODE
 
 
 def _block(lvb: bytes | None) -> bytes | None:

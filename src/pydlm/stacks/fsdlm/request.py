@@ -9,11 +9,20 @@ from typing import Final
 from pydlm.stacks.fsdlm.records import LVB_LEN, Result
 from pydlm.types import EUNLOCK, Completion, LockFlag, LockStatus, Mode, Queue, StatusFlag
 
-__all__ = ["NO_BLOCK", "Request"]
+__all__ = ["MODES", "NO_BLOCK", "Request"]
 
 NO_BLOCK: Final = bytes(LVB_LEN)
-_STATUS_FLAGS: Final = sum(StatusFlag)
-_NOTHING: Final = StatusFlag(0)
+
+# Plain numbers, and tables for the way back: the operations of enumerations cost more than the
+# kernel does.
+_VALBLK: Final = int(LockFlag.VALBLK)
+_ALTPR: Final = int(LockFlag.ALTPR)
+_PR: Final = int(Mode.PR)
+_DEMOTED: Final = int(StatusFlag.DEMOTED)
+_VALNOTVALID: Final = int(StatusFlag.VALNOTVALID)
+_ALTMODE: Final = int(StatusFlag.ALTMODE)
+_FLAGS: Final = tuple(StatusFlag(bits) for bits in range(sum(StatusFlag) + 1))
+MODES: Final = tuple(Mode)
 
 
 class Request:
@@ -40,7 +49,7 @@ class Request:
         self.granted: Mode | None = None
         self.requested: int | None = mode
         self.flags = flags
-        self.has_block = bool(flags & LockFlag.VALBLK)
+        self.has_block = bool(flags & _VALBLK)
         self.block = NO_BLOCK  #: its copy of the lock value block
         self.valid = True
         self.since = time.monotonic()
@@ -62,7 +71,7 @@ class Request:
 
     def fill(self, flags: int, lvb: bytes | None) -> bytes:
         """Return the lock value block that a call takes along."""
-        if flags & LockFlag.VALBLK:
+        if flags & _VALBLK:
             self.has_block = True
         if lvb is not None:
             if not self.has_block:
@@ -73,25 +82,25 @@ class Request:
     def completed(self, result: Result) -> Completion:
         """Take in how a request ended."""
         status = -result.status  # the kernel's are negative
-        flags = StatusFlag(result.flags & _STATUS_FLAGS) if result.flags else _NOTHING
+        bits = result.flags & (len(_FLAGS) - 1)
         if status == 0:
-            self.granted = self._given(flags)
-            self.valid = not flags & StatusFlag.VALNOTVALID
+            if self.requested is not None:
+                self.granted = MODES[self._given(self.requested, bits)]
+            self.valid = not bits & _VALNOTVALID
             if result.lvb is not None:
                 self.block = result.lvb
         elif status == EUNLOCK:
             self.granted = None
-        elif flags & StatusFlag.DEMOTED and self.granted is not None:
+        elif bits & _DEMOTED and self.granted is not None:
             self.granted = Mode.NL
         self.requested = None
         self.since = time.monotonic()
-        return Completion(self.lkid, status, flags, self.granted, result.lvb)
+        return Completion(self.lkid, status, _FLAGS[bits], self.granted, result.lvb)
 
-    def _given(self, flags: StatusFlag) -> Mode | None:
-        if flags & StatusFlag.ALTMODE:
-            alternative = self.flags & LockFlag.ALTPR and self.requested != Mode.PR
-            return Mode.PR if alternative else Mode.CW
-        return self.granted if self.requested is None else Mode(self.requested)
+    def _given(self, requested: int, bits: int) -> int:
+        if not bits & _ALTMODE:
+            return requested
+        return _PR if self.flags & _ALTPR and requested != _PR else Mode.CW
 
     def status(self, node: int) -> LockStatus:
         """Return what is known of it."""
