@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tests.verbs import Verbs
@@ -39,6 +40,26 @@ def join(nodes: list[Verbs]) -> Join:
 def test_the_first_one_says(join: Join) -> None:
     assert join(1, 3) == (1, 3)
     assert join(1, 3) == (1, 3)
+
+
+def test_a_stack_that_cannot_convert(nodes: list[Verbs]) -> None:
+    """Who is first lets go between writing and staying: another one may come in between."""
+
+    class Slow(Verbs):
+        def unlock(self, *args: Any, **kwargs: Any) -> None:
+            super().unlock(*args, **kwargs)
+            if len(nodes) == 1:
+                nodes.append(Verbs("convert"))
+                assert negotiate(nodes[1], Version(1, 2), 20) == (1, 2)  # type: ignore[arg-type]
+
+    # The block is forgotten with the last lock.
+    anchor = LocalStack.connect("tests")
+    anchor.lock(VERSION_LOCK, Mode.NL, LockFlag.VALBLK)
+    nodes.append(Slow("convert"))
+    assert negotiate(nodes[0], Version(1, 5), 20) == (1, 2)  # type: ignore[arg-type]
+    nodes.append(Verbs())
+    assert negotiate(nodes[2], Version(1, 9), 20) == (1, 2)  # type: ignore[arg-type]
+    anchor.disconnect()
 
 
 def test_who_comes_later_goes_down_to_the_lower_minor(join: Join) -> None:

@@ -3,6 +3,8 @@
     python -m tests.lab up [COUNT]             build what is missing, boot 1 or 2 nodes
     python -m tests.lab exec NODE COMMAND...   run a shell command there, also interactively
     python -m tests.lab python NODE ARGS...    run this interpreter there, with this checkout
+    python -m tests.lab dlmfs NODE STACK       mount ocfs2_dlmfs on /run/dlm there; STACK is pcmk,
+                                               on fs/dlm, or o2cb, on a disk that all share
     python -m tests.lab kill NODE              pull its plug
     python -m tests.lab boot NODE              boot it again
     python -m tests.lab down                   pull all plugs
@@ -20,7 +22,7 @@ import threading
 from collections.abc import Sequence
 
 from tests.lab.machines import Failed
-from tests.lab.node import Lab, Node
+from tests.lab.node import Lab, Node, dlmfs
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         case ["python", node, *command]:
             there = lab.node(int(node))
             return _attached(there, there.here(sys.executable, *command))
+        case ["dlmfs", node, "pcmk" | "o2cb" as cluster_stack]:
+            return _attached(lab.node(int(node)), dlmfs(cluster_stack))
         case ["kill", node]:
             lab.node(int(node)).kill()
         case ["boot", node]:

@@ -19,6 +19,7 @@ __all__ = ["Failed", "Machine", "Machines"]
 
 _GUEST = Path(__file__).parent / "guest"
 _MEMORY = "384M"
+_DISK = 1 << 20
 _BOOT = 60.0  # seconds
 _JOIN = 60.0
 
@@ -33,6 +34,7 @@ class Machine:
     def __init__(self, number: int, directory: Path) -> None:
         self.number = number
         self.console = directory / f"console{number}.log"
+        self.disk = directory / "disk"  # one for all of them
         self.running = False
         self._directory = directory
         self._numbers = itertools.count(1)
@@ -65,6 +67,7 @@ class Machine:
                     *("con0=null,fd:1", "con=null", "ssl=null"),
                     f"ssl0=fd:{line.fileno()},fd:{line.fileno()}",
                     f"vec0:transport=fd,fd={plug.fileno()},mac=52:54:00:00:00:{self.number:02x}",
+                    f"ubd0sc={self.disk}",  # written at once, and nobody has it alone
                     f"LAB_NODE={self.number}",
                     f"LAB_COUNT={count}",
                     f"LAB_GUEST={_GUEST}",
@@ -159,6 +162,8 @@ class Machines:
 
     def __init__(self, count: int, directory: Path) -> None:
         self.all = {n: Machine(n, directory) for n in range(1, count + 1)}
+        with (directory / "disk").open("wb") as disk:
+            disk.truncate(_DISK)
 
     async def up(self, *numbers: int) -> None:
         """Boot these, at once, and make them nodes of the cluster."""

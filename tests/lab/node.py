@@ -18,7 +18,9 @@ from typing import IO, Any
 from tests.lab.build import CACHE, LIBRARIES, build
 from tests.lab.machines import Failed
 
-__all__ = ["Lab", "Node", "Running"]
+__all__ = ["Lab", "Node", "Running", "dlmfs"]
+
+_GUEST = Path(__file__).parent / "guest"
 
 _ANSWER = 150.0  # seconds for an order that boots machines; they have time-outs of their own
 _START = 10.0
@@ -78,6 +80,11 @@ class Running:
         self.err += answer.get("err", "")
         self.status = answer.get("status")
         return bool(line)
+
+
+def dlmfs(cluster_stack: str) -> str:
+    """Return the command that mounts ocfs2_dlmfs on /run/dlm of a node, on `pcmk` or `o2cb`."""
+    return f"sh /host{_GUEST}/dlmfs {cluster_stack}"
 
 
 class Node:

@@ -159,6 +159,18 @@ def test_orphans_are_adopted_and_purged(node1: Node, prompt: Prompts) -> None:
     assert c("lk.acquire(timeout=10)") is True
 
 
+def test_persistent_request_that_waits_is_no_orphan_when_closed(
+    node1: Node, prompt: Prompts
+) -> None:
+    """Purged, it would make the kernel panic."""
+    a, b = prompt(node1), prompt(node1)
+    a("lk = ls.lock('r'); lk.acquire()")
+    b("ls.stack.lock(b'r', Mode.EX, LockFlag.PERSISTENT); ls.close()")
+    a("ls.stack.purge(ls.node)")
+    a("lk.release()")
+    assert a("lk.acquire(blocking=False)") is True
+
+
 def test_lkids_are_not_used_again(node1: Node, prompt: Prompts) -> None:
     a = prompt(node1)
     a("s = ls.stack")

@@ -45,10 +45,15 @@ def negotiate(stack: Stack, own: Version = PROTOCOL, timeout: float = 30.0) -> V
         # Whoever gets EX is alone: what an earlier one has left in the block binds nobody.
         lkid, first = _lock(stack, Mode.EX, LockFlag.NOQUEUE, deadline)
         if first.status == 0:
-            stack.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=_MAGIC + bytes(own))
+            said = _MAGIC + bytes(own)
+            if "convert" in stack.capabilities:
+                stack.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=said)
+                _completed(stack, lkid, deadline)
+                return own
+            # Others may come before it is had again: it is theirs then, and asked for as theirs.
+            stack.unlock(lkid, LockFlag.VALBLK, lvb=said)
             _completed(stack, lkid, deadline)
-            return own
-        if first.status != errno.EAGAIN:
+        elif first.status != errno.EAGAIN:
             raise StackUnavailable("the version of the locking protocol cannot be looked up")
         lkid, granted = _lock(stack, Mode.PR, LockFlag(0), deadline)
         block = granted.lvb or b""

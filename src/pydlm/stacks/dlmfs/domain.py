@@ -19,6 +19,11 @@ _DOMAIN_MAX: Final = 63
 
 #: What an open fails with when the directory, or the new file in it, is removed under it.
 _REMOVED: Final = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)
+#: What the kernel means.
+_HINTS: Final = {
+    errno.EBADR: "; dlm_controld has named the cluster and ocfs2_dlmfs cannot, so take the name "
+    r"away: printf '\0' > /sys/kernel/config/dlm/cluster/cluster_name",
+}
 
 
 class Domain:
@@ -52,8 +57,9 @@ class Domain:
             except OSError as error:
                 chances -= 1
                 if error.errno not in _REMOVED or not chances:
+                    hint = _HINTS.get(error.errno or 0, "")
                     raise StackUnavailable(
-                        f"cannot join the domain {os.fsdecode(self._path)}: {error.strerror}",
+                        f"cannot join the domain {os.fsdecode(self._path)}: {error.strerror}{hint}",
                         errno=error.errno,
                     ) from error
                 # Whoever was in it has left, and removed it or our file, meanwhile.

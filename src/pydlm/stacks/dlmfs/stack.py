@@ -81,6 +81,12 @@ class DlmfsStack(Stack):
     PR and EX only, without conversion in place. A wait that is taken back goes on in a
     thread, as dlmfs cannot end it, until its file is had and closed again; or until somebody else
     wants the same. That another connection of the same node wants a lock is told to nobody.
+
+    In the kernel a node keeps a lock that was let go until another node wants it, and with it the
+    block: what a node wrote last is lost with it, if no other had the lock since. Whether a block
+    is lost shows on a user-space cluster stack only: there it is invalid, and on this node stays so
+    until another has had the lock, even when it was written. On o2cb it is all zeros, and valid.
+    Programs that use the real libo2dlm take no flock(2): of a node's own locks they know nothing.
     """
 
     name: ClassVar[str] = "dlmfs"

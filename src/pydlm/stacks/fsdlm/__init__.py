@@ -55,6 +55,8 @@ _ALL_FLAGS: Final = sum(LockFlag)
 _CONVERT: Final = int(LockFlag.CONVERT)
 _CANCEL: Final = int(LockFlag.CANCEL)
 _ORPHAN: Final = int(LockFlag.ORPHAN)
+_PERSISTENT: Final = int(LockFlag.PERSISTENT)
+_FORCEUNLOCK: Final = int(LockFlag.FORCEUNLOCK)
 _NONE: Final = LockFlag(0)
 _LOOK_EVERY: Final = 64
 _NO_MODE: Final = 255  # what the kernel is asked for where the caller's mode is none
@@ -157,9 +159,23 @@ class FsdlmStack(Stack):
     def disconnect(self) -> None:
         """Leave. The locks of this connection are gone when it returns."""
         if not self._closed:
+            own = self._forks == _forks
+            if own:
+                self._withdraw()
             self.abandon()
-            if self._forks == _forks:
+            if own:
                 join.leave(self._lockspace, self._device, self._timeout)
+
+    def _withdraw(self) -> None:
+        """Take back the PERSISTENT requests that wait.
+
+        Linux 6.1 panics where an orphan is purged that was waiting when its client went.
+        """
+        for request in [*self._requests.values()]:
+            if request.granted is None and request.flags & _PERSISTENT:
+                record = self._make.unlock(_FORCEUNLOCK, request.kernel_id, 0, NO_BLOCK)
+                with contextlib.suppress(DlmError):
+                    self._write(record)
 
     def abandon(self) -> None:
         """Close the device, as the kernel does for a process that dies. This node stays in."""
