@@ -91,7 +91,7 @@ def test_sdist_has_what_a_build_and_its_tests_need(dist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = {
         str(path.relative_to(ROOT))
-        for folder in ("src", "tests")
+        for folder in ("src", "tests", "benchmarks")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in {".so", ".pyc"} and "egg-info" not in str(path)
     }

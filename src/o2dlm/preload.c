@@ -38,7 +38,7 @@
 #define PARAMETER "/sys/module/ocfs2_dlmfs/parameters/capabilities"
 #define CAPABILITIES "bast stackglue"	/* as ocfs2_dlmfs has it: no newline */
 
-/* pydlm.o2dlm.capabilities.PYDLM_MOUNT */
+/* pydlm.stacks.dlmfs.place.PYDLM_MOUNT */
 #define MOUNT_TYPE "fuse.dlmfs"
 
 #define EXPORT __attribute__((visibility("default")))

@@ -11,8 +11,8 @@ import pytest
 from tests.o2dlm.conftest import HERE, Build, Mounts
 from tests.o2dlm.nodes import PYDLM, MountPoint
 
-from pydlm.o2dlm.capabilities import CAPABILITIES_FILE
 from pydlm.o2dlm.preload import preload_environment, preload_library
+from pydlm.stacks.dlmfs.place import CAPABILITIES_FILE
 
 DLMFS_MAGIC = "76a9f425"
 FUSE_MAGIC = "65735546"

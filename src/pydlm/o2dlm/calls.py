@@ -7,13 +7,14 @@ import secrets
 from typing import Final
 
 from pydlm.errors import DlmError
-from pydlm.o2dlm.capabilities import KERNEL_DLMFS, dlmfs_capabilities
+from pydlm.o2dlm.capabilities import dlmfs_capabilities
 from pydlm.o2dlm.codes import O2DLM_DOMAIN_MAX_LEN, ErrorCode, O2dlmError
 from pydlm.o2dlm.context import Context
 from pydlm.o2dlm.domain import Domain
 from pydlm.o2dlm.files import FileDomain, path_capabilities
 from pydlm.o2dlm.stack import StackDomain
 from pydlm.stackglue import find_stack, stack_names
+from pydlm.stacks.dlmfs.place import KERNEL_DLMFS
 
 __all__ = [
     "Place",

@@ -1,38 +1,11 @@
-"""What a place can do that locks are at, and which file systems are a dlmfs."""
+"""What a dlmfs can do, in the words of libo2dlm."""
 
 from __future__ import annotations
 
-import os
-from typing import Final
-
 from pydlm.o2dlm.codes import ErrorCode, O2dlmError
+from pydlm.stacks.dlmfs.place import CAPABILITIES_FILE, PYDLM_MOUNT
 
-__all__ = ["CAPABILITIES_FILE", "KERNEL_DLMFS", "PYDLM_MOUNT", "dlmfs_capabilities", "dlmfs_type"]
-
-#: Where ocfs2_dlmfs says what it can do, as libo2dlm reads it (libo2dlm/capabilities.c).
-CAPABILITIES_FILE: Final = "/sys/module/ocfs2_dlmfs/parameters/capabilities"
-
-#: File system types, as /proc/self/mountinfo has them.
-KERNEL_DLMFS: Final = "ocfs2_dlmfs"
-PYDLM_MOUNT: Final = "fuse.dlmfs"
-
-
-def dlmfs_type(descriptor: int) -> str | None:
-    """Return the type of the dlmfs that an open file is on; None if that is another file system.
-
-    libo2dlm asks for the file system's magic, which for FUSE is the same whatever it serves. The
-    table of mounts names both kinds.
-    """
-    device = os.fstat(descriptor).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            # id, parent's id, major:minor, ... - type, source, options: see proc(5).
-            mount, _, kind = line.partition(" - ")
-            if mount.split(" ", 3)[2] == wanted:
-                found = kind.split(" ", 1)[0]
-                return found if found in (KERNEL_DLMFS, PYDLM_MOUNT) else None
-    return None
+__all__ = ["dlmfs_capabilities"]
 
 
 def dlmfs_capabilities(kind: str) -> frozenset[str]:

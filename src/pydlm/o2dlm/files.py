@@ -7,8 +7,9 @@ import errno
 import os
 from typing import Final
 
-from pydlm.o2dlm.capabilities import dlmfs_capabilities, dlmfs_type
+from pydlm.o2dlm.capabilities import dlmfs_capabilities
 from pydlm.o2dlm.codes import ErrorCode, Level, O2dlmError
+from pydlm.stacks.dlmfs.place import dlmfs_type
 
 __all__ = ["FileDomain", "FileLock", "path_capabilities"]
 
