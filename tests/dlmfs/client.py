@@ -80,6 +80,13 @@ class Client:
         with open(f"/proc/{self.pid}/wchan") as file:
             return file.read()
 
+    def waits_for_an_answer(self) -> bool:
+        """Whether it waits for more than a name and attributes, which come before the call."""
+        with open(f"/proc/{self.pid}/stack") as file:
+            stack = file.read()
+        first = ("fuse_lookup", "fuse_dentry_revalidate", "fuse_do_getattr", "fuse_mknod")
+        return "request_wait_answer" in stack and not any(name in stack for name in first)
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         self._process.send_signal(number)
 

@@ -91,8 +91,8 @@ class World:
         return made
 
     def waits(self, client: Client) -> None:
-        """Return when a client is blocked in a request to a mount."""
-        until(lambda: client.has_answered() or client.waits_in() == "request_wait_answer")
+        """Return when a client is blocked in a request to a mount, past looking up the name."""
+        until(lambda: client.has_answered() or client.waits_for_an_answer())
         assert not client.has_answered(), client.answer()
 
     def end(self) -> None:

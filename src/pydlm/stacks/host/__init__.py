@@ -17,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import stat
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from weakref import WeakValueDictionary
@@ -108,7 +110,12 @@ class HostStack(_core.Client):
         name = file_name(lockspace)
         directory = Path(locator) if locator else default_directory()
         with _guard, _place(directory, shared=mode == 0o660) as place:
-            arena = _join(place, directory / name, lockspace, capacity, lvb_len, mode)
+            join = partial(_join, place, directory / name, lockspace, capacity, lvb_len, mode)
+            try:
+                arena = join()
+            except LockspaceFull:
+                gc.collect()  # closed connections that refer to each other have their room still
+                arena = join()
         refuse_other_size(arena, capacity, lvb_len, f"remove it with `pydlm host rm {lockspace}`")
         return cls(arena, deadlock_wait=deadlock_wait)
 
