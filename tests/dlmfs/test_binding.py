@@ -114,7 +114,7 @@ def test_an_interrupt_that_fails_is_an_answer_too(
     world: World, odd: tuple[Odd, Path], client: Client
 ) -> None:
     client.start(f"os.stat({str(odd[1] / 'keeps')!r})")
-    world.waits(client)
+    until(lambda: client.waits_in() == "request_wait_answer")
     client.kill(10)
     assert client.answer() == "EIO"
 
@@ -123,7 +123,7 @@ def test_a_request_that_is_never_answered_ends_with_the_mount(
     world: World, odd: tuple[Odd, Path], client: Client
 ) -> None:
     client.start(f"os.stat({str(odd[1] / 'keeps')!r})")
-    world.waits(client)
+    until(lambda: client.waits_in() == "request_wait_answer")
 
 
 def test_options_that_libfuse_does_not_know(world: World) -> None:
