@@ -98,6 +98,7 @@ class FsdlmStack(Stack):
         }
     )
     lvb_len: ClassVar[int] = LVB_LEN
+    negotiates = True
 
     @classmethod
     def connect(
