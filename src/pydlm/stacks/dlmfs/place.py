@@ -8,7 +8,14 @@ from typing import Final, NamedTuple
 
 from pydlm.errors import StackUnavailable
 
-__all__ = ["CAPABILITIES_FILE", "KERNEL_DLMFS", "PYDLM_MOUNT", "Place", "dlmfs_type"]
+__all__ = [
+    "CAPABILITIES_FILE",
+    "KERNEL_DLMFS",
+    "PYDLM_MOUNT",
+    "Place",
+    "capabilities_on",
+    "dlmfs_type",
+]
 
 #: File system types, as /proc/self/mountinfo has them.
 KERNEL_DLMFS: Final = "ocfs2_dlmfs"
@@ -78,7 +85,7 @@ class Place(NamedTuple):
             )
         if kind == PYDLM_MOUNT:
             # Mounts are the nodes, and each has a device of its own.
-            return cls(path, False, "", _ALWAYS | {"bast", "trylock"}, os.minor(device))
+            return cls(path, False, "", capabilities_on(None), os.minor(device))
         return cls._of_kernel(path)
 
     @classmethod
@@ -93,11 +100,20 @@ class Place(NamedTuple):
             words = frozenset(Path(CAPABILITIES_FILE).read_text().split())
         except FileNotFoundError:
             words = frozenset()  # a kernel before 2.6.34
-        capabilities = _ALWAYS | (words & {"bast"})
-        if cluster_stack == "o2cb":
-            # On user-space stacks an O_NONBLOCK open that would have to wait never returns.
-            return cls(path, True, cluster_stack, capabilities | {"trylock"}, _o2cb_node())
-        return cls(path, True, cluster_stack, capabilities, _dlm_node())
+        this_node = _o2cb_node() if cluster_stack == "o2cb" else _dlm_node()
+        return cls(path, True, cluster_stack, capabilities_on(cluster_stack, words), this_node)
+
+
+def capabilities_on(
+    cluster_stack: str | None, words: frozenset[str] = frozenset({"bast"})
+) -> frozenset[str]:
+    """Return what dlmfs can do on a cluster stack of the kernel's; None: what `pydlm mount` can.
+
+    `words` are those of `CAPABILITIES_FILE`. On user-space cluster stacks there is no trylock: an
+    O_NONBLOCK open that would have to wait never returns.
+    """
+    trylock = {"trylock"} if cluster_stack in (None, "o2cb") else set()
+    return _ALWAYS | (words & {"bast"}) | trylock
 
 
 def _o2cb_node() -> int:
