@@ -233,6 +233,34 @@ def test_libo2dlm(dlmfs_nodes: Two, prompt: Prompts, domain: str, tmp_path: Path
     assert client.wait() == 0
 
 
+def test_libo2dlms_calls_in_python(
+    dlmfs_nodes: Two, cluster_stack: str, prompt: Prompts, domain: str
+) -> None:
+    """`pydlm.o2dlm` on the kernel's own files."""
+    a, b = map(prompt, dlmfs_nodes)
+    for node in (a, b):
+        node("from pydlm import o2dlm; EXMODE = o2dlm.O2DLM_LEVEL_EXMODE")
+        node(f"ctxt = o2dlm.initialize('/run/dlm', {domain + 'o'!r}); heard = []")
+    assert a("o2dlm.supports_bast(), o2dlm.supports_stackglue()") == (True, True)
+    assert a("sorted(ctxt.capabilities)") == ["bast", "stackglue"]
+    a("fd = o2dlm.lock_with_bast(ctxt, 'l', 0, EXMODE, heard.append, 'wanted')")
+    assert a("o2dlm.write_lvb(ctxt, 'l', b'from a')") == 6
+    if cluster_stack == "o2cb":  # elsewhere it would hang
+        with pytest.raises(Raised, match="cannot be had at once"):
+            b("o2dlm.lock(ctxt, 'l', o2dlm.O2DLM_TRYLOCK, EXMODE)")
+    b.begin("o2dlm.lock(ctxt, 'l', 0, EXMODE); got = o2dlm.read_lvb(ctxt, 'l', 6)")
+    assert a("select.select([fd], [], [], 20)[0] == [fd]") is True
+    a("o2dlm.process_bast(ctxt, fd)")
+    assert a("heard") == ["wanted"]
+    a("o2dlm.unlock(ctxt, 'l')")
+    b.result()
+    assert b("got") == b"from a"
+    with pytest.raises(Raised, match="holds the lock"):
+        b("o2dlm.drop_lock(ctxt, 'l')")
+    b("o2dlm.unlock(ctxt, 'l'); o2dlm.drop_lock(ctxt, 'l'); o2dlm.destroy(ctxt)")
+    a("o2dlm.destroy(ctxt)")
+
+
 def test_torture(dlmfs_nodes: Two, cluster_stack: str) -> None:
     """lvb_torture: two nodes count up in one block, and none sees a wrong value."""
     words = [sys.executable, "-m", "pydlm.cli", "torture", "--stack", STACK]
