@@ -52,7 +52,7 @@ cdef void helper_join(arena_t* a) noexcept nogil:
     a.alive = p.pid << P_BITS | P_ALIVE
     a.state = &p.state
     a.joined = True
-    store32(&p.state, a.alive)
+    swap32(&p.state, a.alive)   # a full barrier: of two who join at once, one sees the other below
     crash_point()
     helper.arenas[helper.n] = a
     helper.n += 1
@@ -128,7 +128,8 @@ cdef void* helper_run(void* unused) noexcept nogil:
     cdef arena_t* a
     dlm_thread_ready()
     while True:
-        store32(&helper.control, 0)
+        # An exchange: a plain store may come after the load below, over a request made in between.
+        swap32(&helper.control, 0)
         if load32(&helper.asked):
             if helper.asked == ASK_JOIN:
                 helper_join(helper.about)
