@@ -11,12 +11,13 @@ and leaving the lock, hand-overs and waiting for writers included.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
 import tempfile
+from collections import defaultdict
 from contextlib import nullcontext
+from multiprocessing import Pipe
 from time import perf_counter
 from typing import Any
 
@@ -28,56 +29,81 @@ def work(rounds: int) -> None:
         pass
 
 
-def run(stack: str, seconds: float, rounds: int, locked: bool, writes: float) -> tuple[int, float]:
-    """Do uses for some seconds; return how many, and the share of the time not spent on work."""
-    done, chance, worked = 0, random.Random(os.getpid()), 0.0
-    with pydlm.connect("bench", stack=stack) as ls:
-        lock: Any = ls.cached("config", codec="<Q")
-        shared = lock.shared() if locked else nullcontext()
-        exclusive = lock.exclusive() if locked else nullcontext()
-        with lock.exclusive():
-            lock.value = 0
-        begin = now = perf_counter()
-        while now < begin + seconds:
-            if chance.random() < writes:
-                with exclusive:
-                    begun = perf_counter()
-                    work(rounds)
-                    if locked:
-                        lock.value = lock.value + 1
-                    ended = perf_counter()
-            else:
-                with shared:
-                    begun = perf_counter()
-                    work(rounds)
-                    ended = perf_counter()
-            worked += ended - begun
-            done += 1
-            now = perf_counter()
-    return done, 1 - worked / (now - begin)
+class Worker:
+    """A process that does uses when it is told to, with the lock or without."""
+
+    def __init__(self, stack: str, rounds: int, writes: float) -> None:
+        self.link, theirs = Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                with pydlm.connect("bench", stack=stack) as ls:
+                    serve(theirs, ls.cached("config", codec="<Q"), rounds, writes)
+            finally:
+                os._exit(0)
+
+    def end(self) -> None:
+        self.link.send(None)
+        os.waitpid(self.pid, 0)
 
 
-def processes(n: int, *how: Any) -> tuple[int, float]:
-    """Run it in `n` processes at once; return the sum of uses, and the mean of what was lost."""
-    pipes = []
-    for _ in range(n):
-        read, write = os.pipe()
-        if os.fork() == 0:
-            os.write(write, json.dumps(run(*how)).encode())
-            os._exit(0)
-        os.close(write)
-        pipes.append(read)
-    done, lost = zip(*(json.loads(os.read(read, 100)) for read in pipes), strict=True)
-    for read in pipes:
-        os.close(read)
-        os.wait()
-    return sum(done), statistics.mean(lost)
+def serve(link: Any, lock: Any, rounds: int, writes: float) -> None:
+    chance = random.Random(os.getpid())
+    with lock.exclusive():
+        lock.value = 0
+    while (order := link.recv()) is not None:
+        seconds, locked = order
+        if locked:
+            with lock.exclusive():  # what others did before it is of no account
+                pass
+        link.send(None)
+        link.recv()
+        link.send(uses(lock, seconds, locked, rounds, writes, chance))
+
+
+def uses(
+    lock: Any, seconds: float, locked: bool, rounds: int, writes: float, chance: random.Random
+) -> tuple[float, float]:
+    """Do uses for some seconds; return how many a second, and the share of the time not worked."""
+    shared = lock.shared() if locked else nullcontext()
+    exclusive = lock.exclusive() if locked else nullcontext()
+    done, worked = 0, 0.0
+    begin = now = perf_counter()
+    while now < begin + seconds:
+        if chance.random() < writes:
+            with exclusive:
+                begun = perf_counter()
+                work(rounds)
+                if locked:
+                    lock.value = lock.value + 1
+                ended = perf_counter()
+        else:
+            with shared:
+                begun = perf_counter()
+                work(rounds)
+                ended = perf_counter()
+        worked += ended - begun
+        done += 1
+        now = perf_counter()
+    return done / (now - begin), 1 - worked / (now - begin)
+
+
+def at_once(workers: list[Worker], seconds: float, locked: bool) -> tuple[float, float]:
+    """Have them work; return the sum of their uses a second, and the mean of what was lost."""
+    for worker in workers:
+        worker.link.send((seconds, locked))
+    for worker in workers:
+        worker.link.recv()
+    for worker in workers:
+        worker.link.send(None)
+    rates, lost = zip(*(worker.link.recv() for worker in workers), strict=True)
+    return sum(rates), statistics.mean(lost)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.25)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--writes", type=float, default=0.01)
     options = parser.parse_args()
     print(
@@ -88,26 +114,34 @@ def main() -> None:
         begin = perf_counter()
         work(loops * 10)
         each = (perf_counter() - begin) / 10
-        rounds = [scaling(options, loops) for _ in range(options.rounds)]
-        free, locked, lost = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratio = statistics.median(with_ / without for without, with_, _ in rounds)
-        figures = f"{free:.2f} | {locked:.2f} | {ratio:.2f} | {lost:.1%}"
+        free, locked, lost = scaling(options, loops)
+        figures = f"{free:.2f} | {locked:.2f} | {locked / free:.2f} | {lost:.1%}"
         print(f"| {each * 1e6:.0f} us | {figures} |", flush=True)
 
 
 def scaling(options: argparse.Namespace, loops: int) -> tuple[float, float, float]:
     """Return how much more two processes do than one: without the lock, and with it.
 
-    And the share of the time that the lock takes from the two, more than no lock does.
+    And the share of the time that the lock takes from the two, more than no lock does. Medians of
+    short turns, side by side: the speed of the machine changes from second to second.
     """
-    done, lost = {}, {}
-    for n in (1, 2):
-        for locked in (False, True):  # side by side: the machine changes from second to second
-            with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-                how = (f"host:{directory}", options.seconds, loops, locked, options.writes)
-                done[n, locked], lost[n, locked] = processes(n, *how)
-    without, with_ = (done[2, locked] / done[1, locked] for locked in (False, True))
-    return without, with_, lost[2, True] - lost[2, False]
+    done: dict[tuple[int, bool], list[float]] = defaultdict(list)
+    lost: dict[tuple[int, bool], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        workers = [Worker(f"host:{directory}", loops, options.writes) for _ in range(2)]
+        for turn in range(options.rounds):
+            for locked in (False, True):
+                for one in (workers[turn % 2 :][:1], workers):
+                    rate, idle = at_once(one, options.seconds, locked)
+                    done[len(one), locked].append(rate)
+                    lost[len(one), locked].append(idle)
+        for worker in workers:
+            worker.end()
+    free, with_ = (
+        statistics.median(done[2, locked]) / statistics.median(done[1, locked])
+        for locked in (False, True)
+    )
+    return free, with_, statistics.median(lost[2, True]) - statistics.median(lost[2, False])
 
 
 if __name__ == "__main__":

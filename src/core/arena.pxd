@@ -28,7 +28,7 @@ cdef extern from "sys.h":
         int8_t* state, int grmode, int rqmode, int queue, int highbast) noexcept nogil
 
 cdef enum:
-    LAYOUT = 5               # raise with every change of the structs below
+    LAYOUT = 6               # raise with every change of the structs below
     NAME_INLINE = 24         # longer names go to a slot of their own
     NAME_MAX = 64
     MAX_DEATHS = 512         # deaths a connection may miss between two dispatches
@@ -139,6 +139,7 @@ cdef struct client_t:
     uint32_t born            # locks it has opened
     uint32_t deaths_read     # of header_t.n_deaths
     uint32_t rescan          # lists that may lack a lock: somebody died over it
+    uint64_t events          # descriptor of its events + 1, and its number: for others
 
 # An uncontended acquire or release touches the first half of each of these two, and no more.
 cdef struct rsb_t:
@@ -199,6 +200,7 @@ cdef struct port_t:
     pthread_mutex_t mutex    # over the raising and clearing of descriptors
     bint open
     int events               # the lockspace's eventfd, -1 none
+    bint backlog             # events were read from the arena and not given out yet
     int32_t* fds             # by lock: its own eventfd * 2 + 2 + raised, 0 none
 
 # One process's view of an arena.

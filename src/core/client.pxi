@@ -79,6 +79,7 @@ cdef class Client:
         pthread_mutex_lock(&port.mutex)
         port.open = True
         port.events = -1
+        port.backlog = False
         port.fds = NULL
         pthread_mutex_unlock(&port.mutex)
         self.live = dlm_epoch
@@ -116,6 +117,8 @@ cdef class Client:
             fds = port.fds
             port.fds = NULL
             if port.events >= 0:
+                swap64(&c.events, 0)    # first: see direct.pxi
+                eventfd_clear(port.events)
                 close(port.events)
                 port.events = -1
             pthread_mutex_unlock(&port.mutex)
@@ -128,6 +131,7 @@ cdef class Client:
                 munmap(fds, self.a.hdr.n_lkbs * sizeof(int32_t))
             if died:
                 pump_all(self.a)
+            close_unused_duplicates(self.a)
         self.backlog.clear()
         self.notices.clear()
         return ok
@@ -468,11 +472,12 @@ cdef class Client:
                 raise OSError(errno, _os.strerror(errno))
             pthread_mutex_lock(&port.mutex)
             port.events = fd
+            if port.backlog:
+                eventfd_raise(fd)
             pthread_mutex_unlock(&port.mutex)
+            swap64(&self.a.clients[self.slot].events, claim_word(fd + 1, self.this_node))
             listen(self)
             pump(self.a, self.slot)
-            if self.backlog:
-                eventfd_raise(fd)
         return port.events
 
     def dispatch(self, Py_ssize_t limit=0):
@@ -490,10 +495,8 @@ cdef class Client:
                 events.append(event)
         if self.live == dlm_epoch and not self.backlog:
             pthread_mutex_lock(&port.mutex)
-            if port.events >= 0:
-                eventfd_clear(port.events)
-                if load32(&c.ready) or load32(&c.rescan) or c.deaths_read != self.a.hdr.n_deaths:
-                    eventfd_raise(port.events)
+            port.backlog = False
+            show_events(self.a, port, c)
             pthread_mutex_unlock(&port.mutex)
         return events
 

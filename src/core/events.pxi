@@ -50,8 +50,12 @@ cdef int drain(Client self) except -1:
     while deaths != n:
         self.backlog.append(new_tuple(NodeDown, (self.a.hdr.deaths[deaths % MAX_DEATHS],)))
         deaths += 1
-    if self.backlog and port.events >= 0:
-        eventfd_raise(port.events)      # also where a verb had us make room
+    if self.backlog:
+        pthread_mutex_lock(&port.mutex)
+        port.backlog = True
+        if port.events >= 0:
+            eventfd_raise(port.events)  # also where a verb had us make room
+        pthread_mutex_unlock(&port.mutex)
     return 0
 
 

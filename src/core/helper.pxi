@@ -15,6 +15,9 @@ cdef extern from "helper.h":
     int life_begin(pthread_mutex_t* life) noexcept nogil
     int start_thread(void* (*run)(void*) noexcept nogil) noexcept nogil
 
+cdef extern from "slice.h":
+    void want_short_slices() noexcept nogil
+
 cdef enum:
     MAX_ARENAS = 60          # of one process: two words to wait for each
 
@@ -127,6 +130,7 @@ cdef void* helper_run(void* unused) noexcept nogil:
     cdef uint32_t i, each
     cdef arena_t* a
     dlm_thread_ready()
+    want_short_slices()
     while True:
         # An exchange: a plain store may come after the load below, over a request made in between.
         swap32(&helper.control, 0)

@@ -26,6 +26,7 @@ cdef class Mailbox:
     cdef int fd
     cdef uint32_t live           # dlm_epoch of the process it was made in
     cdef uint32_t reader         # R_ASLEEP, R_KNOCKS, R_AWAKE
+    cdef bint begun              # it has been in `wait`
 
     def __cinit__(self):
         self.messages = []
@@ -71,6 +72,9 @@ cdef class Mailbox:
         cdef int failed = EINTR
         fds[0].fd, fds[1].fd = self.fd, other
         fds[0].events = fds[1].events = POLLIN
+        if not self.begun:
+            self.begun = True
+            want_short_slices()
         store32(&self.reader, R_ASLEEP)
         with nogil:
             while failed == EINTR:

@@ -96,8 +96,25 @@ cdef void pump(arena_t* a, uint16_t client) noexcept nogil:
     crash_point()
     if claim == a.me + 1:
         pump_mine(a, client)
-    elif claim:
+    elif claim and not raise_events(a, client):
         ring_process(a, claim - 1)
+
+
+cdef inline bint has_news(arena_t* a, port_t* p, client_t* c) noexcept nogil:
+    return (
+        p.backlog or load32(&c.ready) != 0 or load32(&c.rescan) != 0
+        or c.deaths_read != a.hdr.n_deaths
+    )
+
+
+cdef void show_events(arena_t* a, port_t* p, client_t* c) noexcept nogil:
+    """Show whether there are events for a connection. Called with the port's mutex."""
+    if p.events < 0:
+        return
+    if not has_news(a, p, c):
+        eventfd_clear(p.events)
+    if has_news(a, p, c):       # others may have raised it before it was lowered
+        eventfd_raise(p.events)
 
 
 cdef void pump_mine(arena_t* a, uint16_t client) noexcept nogil:
@@ -114,8 +131,5 @@ cdef void pump_mine(arena_t* a, uint16_t client) noexcept nogil:
         if load32(&c.rescan) & RESCAN_FDS:
             and32(&c.rescan, ~<uint32_t>RESCAN_FDS)
             rescan_fds(a, p, client)
-        if p.events >= 0 and (
-            load32(&c.ready) or load32(&c.rescan) or c.deaths_read != a.hdr.n_deaths
-        ):
-            eventfd_raise(p.events)
+        show_events(a, p, c)
     pthread_mutex_unlock(&p.mutex)

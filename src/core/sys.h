@@ -21,6 +21,7 @@
 #define load64(p)         __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store32(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define swap32(p, v)      __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+#define swap64(p, v)      __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define add32(p, v)       __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
 #define and32(p, v)        __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL)
 #define or32(p, v)        __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)

@@ -19,6 +19,7 @@ cdef extern from "sys.h":
     uint64_t load64(uint64_t* p) noexcept nogil
     void store32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t swap32(uint32_t* p, uint32_t v) noexcept nogil
+    uint64_t swap64(uint64_t* p, uint64_t v) noexcept nogil
     uint32_t add32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t and32(uint32_t* p, uint32_t v) noexcept nogil
     uint32_t or32(uint32_t* p, uint32_t v) noexcept nogil

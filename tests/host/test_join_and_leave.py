@@ -1,8 +1,8 @@
 """A process that joins and leaves over and over is never left waiting for its helper thread.
 
 The helper lowers a flag, looks for a request, and sleeps unless the flag was raised meanwhile. If
-the processor may put off the lowering until after the look, then once in some hundred thousand times a
-request that came in between is never seen.
+the processor may put off the lowering until after the look, then once in some hundred thousand times
+a request that came in between is never seen.
 """
 
 from __future__ import annotations
