@@ -65,6 +65,8 @@ static inline int start_thread(void *(*run)(void *)) {
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, 256 * 1024);
     rc = pthread_create(&thread, &attr, run, NULL);
+    if (rc == 0)
+        pthread_setname_np(thread, "pydlm-helper");
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
