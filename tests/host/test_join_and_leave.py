@@ -1,7 +1,7 @@
 """A process that joins and leaves over and over is never left waiting for its helper thread.
 
 The helper lowers a flag, looks for a request, and sleeps unless the flag was raised meanwhile. If
-the processor may put off the lowering until after the look, then once in some hundred thousand times
+the processor may put off the lowering until after the look, then once in a hundred thousand times
 a request that came in between is never seen.
 """
 
