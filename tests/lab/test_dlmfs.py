@@ -87,6 +87,12 @@ def test_what_it_can(dlmfs_nodes: Two, cluster_stack: str, prompt: Prompts, doma
         assert domain not in each("os.listdir('/run/dlm')")
 
 
+def test_checks_of_stacks(dlmfs_nodes: Two, cluster_stack: str) -> None:
+    words = ["-m", "pydlm.testing", "conformance", "--stack", STACK]
+    words += ["--without", "told"]  # of each other, connections of one node are not
+    assert "\n15 passed, 0 failed\n" in dlmfs_nodes[0].python(*words, timeout=100)
+
+
 def test_nodes_exclude_each_other_and_pass_the_block_on(dlmfs_nodes: Two, prompt: Prompts) -> None:
     a, b = map(prompt, dlmfs_nodes)
     a("lk.acquire(); zeros = lk.lvb; lk.lvb = b'from a'")

@@ -56,6 +56,11 @@ def test_recordings_of_one_node(node1: Node) -> None:
     assert " 0 failed, " in node1.python(*words, timeout=200)
 
 
+def test_checks_of_stacks(node1: Node) -> None:
+    words = ("-m", "pydlm.testing", "conformance", "--stack", "fsdlm")
+    assert "\n18 passed, 0 failed\n" in node1.python(*words, timeout=100)
+
+
 def test_recordings_of_two_nodes(node1: Node, node2: Node) -> None:
     files = [RECORDINGS["twonode"], RECORDINGS["twonode-random"]]
     replay_on_two(node1, node2, *files, "--every", "15")

@@ -3,6 +3,8 @@
 On fs/dlm, scenarios of several nodes need a command for each that runs
 ``python -m pydlm.testing agent`` there: ``--on COMMAND --on COMMAND``. Those in which a node dies
 need ``--kill`` and ``--boot`` too, with ``{node}`` in place of its number.
+
+``python -m pydlm.testing conformance --stack NAME`` checks what every stack owes to programs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydlm.errors import StackUnavailable
 from pydlm.testing import dlmfs
 from pydlm.testing.agent import AgentGone, serve
 from pydlm.testing.cluster import Commands
+from pydlm.testing.conformance import conform
 from pydlm.testing.recording import RecordingError, load
 from pydlm.testing.replay import Result, replay, summarize
 from pydlm.testing.worlds import Worlds, worlds
@@ -58,12 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--verbose", action="store_true", help="also list what deviates, and by which rule"
     )
+    suite = commands.add_parser("conformance", help="check that a stack does what every stack does")
+    suite.add_argument(
+        "--stack",
+        action="append",
+        metavar="NAME",
+        help="one for both connections, or one for each (default: local)",
+    )
+    suite.add_argument("--lockspace", default="conformance", metavar="NAME")
+    suite.add_argument(
+        "--without", action="append", default=[], metavar="CHECK", help="leave this one out"
+    )
     commands.add_parser("agent", help="drive clients on this node, for a replayer elsewhere")
     args = parser.parse_args(argv)
     if args.command == "agent":
         serve(sys.stdin.buffer, sys.stdout.buffer)
         return 0
     try:
+        if args.command == "conformance":
+            return _conform(args.stack or ["local"], args.lockspace, args.without)
         if args.dlmfs:
             return _replay_dlmfs(args.files, args.dlmfs, args.verbose)
         where = worlds(args.stack, Commands(args.on, args.kill, args.boot))
@@ -90,6 +106,17 @@ def _replay(files: list[str], where: Worlds, every: int, verbose: bool) -> int:
     if left_out:
         sys.stdout.write(f"{left_out} not played: they need more nodes than {where.nodes}\n")
     return _sum_up(results)
+
+
+def _conform(stacks: list[str], lockspace: str, without: list[str]) -> int:
+    failed = passed = 0
+    for name, verdict in conform(stacks, lockspace, without):
+        failed += verdict.startswith("failed")
+        passed += verdict == "passed"
+        sys.stdout.write(f"{name}: {verdict}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{passed} passed, {failed} failed\n")
+    return 1 if failed else 0
 
 
 def _replay_dlmfs(files: list[str], paths: list[str], verbose: bool) -> int:
