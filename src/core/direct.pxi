@@ -7,6 +7,9 @@
 #
 # With the events it is left asleep if they are still unread once we have raised the descriptor:
 # then we were not too late.
+#
+# Nobody waits for the mutex over the duplicates: who has it may be waiting for a shard in which
+# somebody is stopped, and the helper can do it too.
 
 cdef extern from "direct.h":
     int duplicate_of(uint32_t pid, int fd) noexcept nogil
@@ -46,7 +49,8 @@ cdef void free_duplicates(duplicates_t* d, bint ours) noexcept nogil:
 
 cdef void close_duplicates(duplicates_t* d) noexcept nogil:
     cdef uint32_t i
-    pthread_mutex_lock(&d.mutex)
+    if pthread_mutex_trylock(&d.mutex):
+        return
     for i in range(<uint32_t>MAX_DUPLICATES):
         if d.of[i].lkb:
             close(d.of[i].fd)
@@ -123,9 +127,8 @@ cdef void raise_direct(op_t* o, uint32_t i) noexcept nogil:
     cdef duplicates_t* d = <duplicates_t*>o.a.duplicates
     cdef lkb_t* k = &o.a.lkbs[i]
     cdef int fd
-    if d == NULL or d.refused:
+    if d == NULL or d.refused or pthread_mutex_trylock(&d.mutex):
         return
-    pthread_mutex_lock(&d.mutex)
     fd = find_duplicate(o, d, i)
     crash_point()
     if fd >= 0:
@@ -181,7 +184,8 @@ cdef bint raise_events(arena_t* a, uint16_t client) noexcept nogil:
         return False
     if node_of(events) != node_of(claim):      # it does not listen, or is on its way out
         return False
-    pthread_mutex_lock(&d.mutex)
+    if pthread_mutex_trylock(&d.mutex):
+        return False
     fd = find_events(a, d, c, claim, events)
     crash_point()
     if fd >= 0:

@@ -27,6 +27,8 @@ cdef int drain(Client self) except -1:
     cdef client_t* c = &self.a.clients[self.slot]
     cdef port_t* port = &self.a.ports[self.slot]
     cdef uint32_t i, back = 0, next_, n, deaths
+    if self.live != dlm_epoch:
+        return 0            # closed meanwhile: the slot may be another connection's
     pthread_mutex_lock(&port.mutex)
     i = swap32(&c.ready, 0)
     deaths = c.deaths_read
@@ -50,7 +52,7 @@ cdef int drain(Client self) except -1:
     while deaths != n:
         self.backlog.append(new_tuple(NodeDown, (self.a.hdr.deaths[deaths % MAX_DEATHS],)))
         deaths += 1
-    if self.backlog:
+    if self.backlog and self.live == dlm_epoch:
         pthread_mutex_lock(&port.mutex)
         port.backlog = True
         if port.events >= 0:

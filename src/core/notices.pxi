@@ -69,6 +69,8 @@ cdef void push_ready(op_t* o, lkb_t* k) noexcept nogil:
     cdef uint32_t i = lkb_index(o.a, k)
     cdef uint32_t head
     if k.bits & B_READY:
+        if a_stranger(o.a, k.client):
+            ring(o, k.client)   # as below
         return
     crash_point()
     k.bits |= B_READY           # first: if we die, its owner looks for it though it is not listed
@@ -79,7 +81,8 @@ cdef void push_ready(op_t* o, lkb_t* k) noexcept nogil:
         if cas32(&c.ready, head, i):
             break
     crash_point()
-    if head == 0:
+    # Whoever came first is to tell; but in another process it may be stopped before it does.
+    if head == 0 or a_stranger(o.a, k.client):
         ring(o, k.client)
 
 
@@ -91,9 +94,9 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
     if not k.bits & B_HAS_FD:
         return
     if k.bits & B_FD_SYNC:
-        # Somebody else has it done by our helper; but it may be raised, and we are here already.
-        if not a_stranger(o.a, k.client):
-            ring(o, k.client)
+        # Somebody else has it done by the helper; but our own may be raised, and we are here
+        # already, and who is to ring another's may be stopped.
+        ring(o, k.client)
         return
     crash_point()
     k.bits |= B_FD_SYNC
@@ -104,7 +107,7 @@ cdef void push_fd_sync(op_t* o, lkb_t* k) noexcept nogil:
         if cas32(&c.fd_sync, head, i):
             break
     crash_point()
-    if head == 0:
+    if head == 0 or a_stranger(o.a, k.client):
         ring(o, k.client)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
+import pytest
 from tests.host.machine import Host, readable
 from tests.host.processes import Child
 
 from pydlm import Blocked, LockFlag, Mode
+from pydlm._core import helper_idle
 
 
 def wakes_of_helper() -> int:
@@ -52,6 +55,44 @@ def test_helper_of_the_holder_sleeps_on(host: Host) -> None:
             assert not readable(fd)
             child.say()
         child.say(False)
+        assert child.join() == 0
+
+
+@pytest.mark.parametrize("directly", [True, False])
+@pytest.mark.parametrize("second", ["another lock", "the same lock"])
+def test_the_next_one_tells_if_the_first_is_stopped(
+    host: Host, second: str, directly: bool
+) -> None:
+    """Whoever put the first event down may be stopped before it tells the connection."""
+
+    def contend(me: Child) -> None:
+        with host.connect() as ls:
+            if not directly:  # no room for duplicates: its helper is to do it
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+            me.say()
+            me.hear()
+            ls.stack.lock(b"a", Mode.PR)
+            me.say()
+            me.hear()
+            ls.stack.lock(b"b" if second == "another lock" else b"a", Mode.EX)
+            me.say()
+            me.hear()
+
+    child = host.child(contend)
+    child.hear()
+    ls = host.connect()
+    with ls.lock("a"), ls.lock("b"):
+        fd = ls.fileno()
+        child.say()
+        child.hear()
+        host.until(lambda: readable(fd) and helper_idle(), "the first notice")
+        os.eventfd_read(fd)  # as if it had not been raised yet
+        child.say()
+        child.hear()
+        host.until(lambda: readable(fd), "the second notice")
+        assert {type(event) for event in ls.dispatch()} == {Blocked}
+        assert not readable(fd)
+        child.say()
         assert child.join() == 0
 
 
