@@ -47,6 +47,8 @@ def test_sleeping_until_somebody_wants_it(
     shell = subprocess.Popen(["bash", "-c", script(SLEEP, two[0])])
     try:
         until(lambda: os.path.exists(two[0] / "orders/invoice"), "the file")
+        trying = opening(two[1] / "orders/invoice", "O_RDWR|O_NONBLOCK")
+        until(lambda: client(f"os.close({trying})") == "ETXTBSY", "the shell to have the lock")
         fd = client(opening(two[1] / "orders/invoice"))
         assert isinstance(fd, int)
     finally:

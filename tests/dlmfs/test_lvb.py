@@ -96,7 +96,8 @@ def test_invalid_reads_as_nothing_until_it_is_written(
 ) -> None:
     reader, writing = world.client(), client.opened(two[0] / "d/m")
     reader.start(opening(two[1] / "d/m"))
-    world.waits(reader)
+    told = client(f"select.select([{writing}], [], [], 15)[0]")  # it has been asked for
+    assert told == [writing]
     client(f"os.write({writing}, b'half done')")
     two[0].kill()
     fd = reader.answer()
