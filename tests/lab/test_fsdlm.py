@@ -154,6 +154,31 @@ def test_node_that_leaves_is_not_down(node1: Node, node2: Node, prompt: Prompts)
     assert a("list(ls.dispatch())") == []
 
 
+MOUNT = """
+import subprocess, sys
+os.makedirs('/run/mounted', exist_ok=True)
+words = ['mount', '/run/mounted', '--stack', 'fsdlm', '--background']
+subprocess.run([sys.executable, '-m', 'pydlm.cli', *words], check=True)
+os.mkdir('/run/mounted/d')
+fd = os.open('/run/mounted/d/l', os.O_RDWR | os.O_CREAT)
+"""
+
+
+def test_pydlm_mount_on_it(node1: Node, node2: Node, prompt: Prompts) -> None:
+    a, b = prompt(node1), prompt(node2)
+    for node in (node1, node2):
+        node.run("modprobe fuse")
+    a(MOUNT)
+    a("os.write(fd, b'from a')")
+    b.begin(MOUNT)
+    assert a("bool(select.select([fd], [], [], 20)[0])")  # b has asked
+    a("os.close(fd)")
+    b.result()
+    assert b("os.read(fd, 64)").rstrip(b"\0") == b"from a"
+    for each in (a, b):
+        each("subprocess.run(['umount', '-l', '/run/mounted'], check=True)")
+
+
 def test_cached_locks(node1: Node, node2: Node, prompt: Prompts) -> None:
     a, b = prompt(node1), prompt(node2)
     for each in (a, b):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 
+from pydlm.contract import Lock
 from pydlm.errors import Cancelled, Closed, DeadlockError, NotHeld
 from pydlm.testing.conformance.ground import PATIENCE, SOON, Ground, check, expect, expect_error
 from pydlm.types import Mode
@@ -163,24 +164,22 @@ def _deadlock(g: Ground) -> None:
     here[0].acquire()
     got = list[str]()
 
-    def other_way() -> None:
-        there[1].acquire()
-        got.append("second")
+    def take(lock: Lock) -> None:
         try:
-            there[0].acquire()
+            lock.acquire()
         except DeadlockError:
             got.append("told")
         else:
-            there[0].release()
+            lock.release()
+
+    def other_way() -> None:
+        there[1].acquire()
+        got.append("second")
+        take(there[0])
         there[1].release()
 
     call = g.waiting(there[0], other_way)
-    try:
-        here[1].acquire()
-    except DeadlockError:
-        got.append("told")
-    else:
-        here[1].release()
+    take(here[1])
     here[0].release()
     call.result()
     expect(got, ["second", "told"], "what happened")
