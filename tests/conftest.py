@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
 
 # What pydlm's users have; by its name, as there, so that it is not loaded twice.
@@ -35,6 +37,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     if expected and not Path(_core.__file__).is_relative_to(Path(expected).resolve()):
         raise pytest.UsageError(f"meant to test {expected}, but imported {_core.__file__}")
     return f"pydlm: {_core.__file__}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let faulthandler, too, wait for as long as a test has by its own mark."""
+    mark = item.get_closest_marker("timeout")
+    if mark is not None:
+        stderr = item.config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(mark.args[0] + 10, file=stderr, exit=True)
 
 
 @pytest.fixture(autouse=True)

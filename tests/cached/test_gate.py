@@ -1,17 +1,19 @@
-"""The parts in C: the gate, and the mailbox of the keeper."""
+"""The parts in C: the gate, the mailbox of the keeper, and the bell of those who wait for it."""
 
 from __future__ import annotations
 
 import gc
+import os
 import select
 import sys
 import threading
+import time
 import weakref
 
 import pytest
 
 from pydlm import NotHeld
-from pydlm._core import Gate, Mailbox
+from pydlm._core import Bell, Gate, Mailbox
 
 
 def test_a_gate_counts() -> None:
@@ -102,3 +104,47 @@ def test_a_mailbox() -> None:
     assert mail.post(3) and poll.poll(0)
     assert mail.close() == [3] and mail.close() == []
     assert not mail.post(4) and mail.take() == [] and mail.fileno() == -1
+
+
+def test_a_bell() -> None:
+    bell = Bell()
+    assert not bell.wait(0) and not bell.wait(1e-4) and not bell.wait(2e-3)
+    bell.ring()
+    assert bell.wait(0)
+    bell = Bell()
+    bell.ring()
+    assert bell.wait()
+
+
+def test_bells_that_ring_at_any_moment_of_their_wait() -> None:
+    bells = [Bell() for _ in range(200)]
+    heard: list[Bell] = []
+
+    def listen(some: list[Bell]) -> None:
+        heard.extend(bell for bell in some if bell.wait())
+
+    threads = [threading.Thread(target=listen, args=(bells[i::4],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for number, bell in enumerate(bells):
+        # Some while it spins, some while it sleeps: the sleep only chooses the moment.
+        time.sleep(number * 1e-5)
+        bell.ring()
+    for thread in threads:
+        thread.join()
+    assert {*heard} == {*bells}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_fork_while_another_thread_spins() -> None:
+    threads = [threading.Thread(target=Bell().wait, args=(0.2,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    pid = os.fork()
+    if pid == 0:
+        bell = Bell()
+        bell.ring()
+        os._exit(0 if bell.wait() and not Bell().wait(0.01) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for thread in threads:
+        thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import lzma
 import re
 import shlex
@@ -66,14 +67,20 @@ def test_recordings_of_two_nodes(node1: Node, node2: Node) -> None:
     replay_on_two(node1, node2, *files, "--every", "15")
 
 
-def test_recordings_of_deaths(node1: Node, node2: Node) -> None:
+def deaths() -> list[str]:
+    """Return some of the recordings in which a node dies."""
     with lzma.open(RECORDINGS["death"], "rt") as lines:
         scenarios = [*lines]
     # Node 2 is the master of what survivors wait for, and grants it before it is gone.
     granting = re.compile('"death-m2-holder-.*-(waiter-.*|converter)"')
     granted = [line for line in scenarios if granting.search(line.partition(",")[0])]
     assert len(granted) == 4
-    replay_on_two(node1, node2, "-", scenarios="".join(scenarios[::15] + granted))
+    return scenarios[::15] + granted
+
+
+@pytest.mark.parametrize("scenario", deaths(), ids=lambda line: json.loads(line)["name"])
+def test_recordings_of_deaths(node1: Node, node2: Node, scenario: str) -> None:
+    replay_on_two(node1, node2, "-", scenarios=scenario)
 
 
 def replay_on_two(node1: Node, node2: Node, *words: str, scenarios: str = "") -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+from pydlm._core import Bell
 from pydlm.blocking.block import Block
 from pydlm.blocking.reader import EventFd
 from pydlm.cached.actions import Counters, Outcome, Waiter
@@ -28,17 +28,16 @@ class ThreadWaiter(Waiter):
         super().__init__(exclusive, trying)
         self.in_on_drop = in_on_drop  #: of this lock or of another one
         self._outcome: Outcome | BaseException | None = None
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._bell = Bell()
 
     def tell(self, outcome: Outcome | BaseException) -> None:
         """End the wait. Once only."""
         self._outcome = outcome
-        self._bell.release()
+        self._bell.ring()
 
     def wait(self, seconds: float | None = None) -> Outcome | None:
         """Return the outcome, or raise it; None: it did not come in time."""
-        if not self._bell.acquire(timeout=-1 if seconds is None else max(0.0, seconds)):
+        if not self._bell.wait(-1 if seconds is None else max(0.0, seconds)):
             return None
         if isinstance(self._outcome, BaseException):
             raise copy(self._outcome)
