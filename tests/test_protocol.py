@@ -62,6 +62,48 @@ def test_a_stack_that_cannot_convert(nodes: list[Verbs]) -> None:
     anchor.disconnect()
 
 
+def test_a_stack_that_cannot_try(nodes: list[Verbs]) -> None:
+    """Nobody knows whether he is alone: they take turns."""
+
+    def join(minor: int) -> Version:
+        nodes.append(Verbs("convert", "trylock"))
+        return negotiate(nodes[-1], Version(1, minor), 20)  # type: ignore[arg-type]
+
+    # The block is forgotten with the last lock.
+    anchor = LocalStack.connect("tests")
+    anchor.lock(VERSION_LOCK, Mode.NL, LockFlag.VALBLK)
+    found: list[Version] = []
+    joining = [threading.Thread(target=lambda n=n: found.append(join(n))) for n in (4, 4, 4)]
+    for thread in joining:
+        thread.start()
+    for thread in joining:
+        thread.join()
+    assert found == [(1, 4)] * 3
+    assert join(6) == (1, 4)
+    with pytest.raises(StackUnavailable, match=r"speak version 1\.4 .* and this pydlm 1\.3"):
+        join(3)
+    assert join(5) == (1, 4), "whoever was refused is in nobody's way"
+    anchor.disconnect()
+
+
+def test_one_that_died_alone_where_none_can_try(nodes: list[Verbs]) -> None:
+    """An invalid block may remain so on the node that writes it: the next block says it."""
+    anchor = LocalStack.connect("tests")
+    for name in (VERSION_LOCK, VERSION_LOCK + b"-2"):
+        anchor.lock(name, Mode.NL, LockFlag.VALBLK)
+    dying = LocalStack.connect("tests")
+    lkid = dying.lock(VERSION_LOCK, Mode.EX, LockFlag.VALBLK)
+    dying.dispatch()
+    dying.convert(lkid, Mode.EX, LockFlag.VALBLK, lvb=b"pydlm\x01\x09")
+    dying.abandon()
+    for minor in (2, 7):
+        nodes.append(Verbs("convert", "trylock"))
+        assert negotiate(nodes[-1], Version(1, minor), 20) == (1, 2)  # type: ignore[arg-type]
+    held = {s.name for s in anchor.dump() if s.granted is Mode.PR}
+    assert held == {VERSION_LOCK, VERSION_LOCK + b"-2"}
+    anchor.disconnect()
+
+
 def test_who_comes_later_goes_down_to_the_lower_minor(join: Join) -> None:
     assert join(1, 3) == (1, 3)
     assert join(1, 7) == (1, 3)

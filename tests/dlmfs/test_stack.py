@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import platform
 import select
@@ -146,6 +147,26 @@ def test_a_wait_that_was_given_up_leaves_nothing(world: World, connect: Connect)
     join(waiter)
     assert other.locked()
     other.release()
+
+
+def test_a_wait_that_was_given_up_keeps_no_other_node_waiting(
+    world: World, connect: Connect
+) -> None:
+    """Not even while another program of its own node has what it would have to wait for next."""
+    a, b = (connect(world.mount()) for _ in range(2))
+    there, here = a.lock("l"), b.lock("l")
+    there.acquire(mode=Mode.PR)
+    beside = os.open(Path(world.mounts[1].path, "s", "l"), os.O_RDONLY | os.O_CREAT, 0o664)
+    try:
+        fcntl.flock(beside, fcntl.LOCK_SH)
+        assert not here.acquire(timeout=0.02)
+        assert openers() == 1
+        there.release()
+        until(lambda: openers() == flockers() == 0)
+        assert there.acquire(mode=Mode.PR, timeout=PATIENCE)
+        there.release()
+    finally:
+        os.close(beside)
 
 
 def test_a_connection_is_closed_with_waiters(world: World, connect: Connect) -> None:

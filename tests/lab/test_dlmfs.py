@@ -178,19 +178,48 @@ def test_poll(dlmfs_nodes: Two, prompt: Prompts) -> None:
             assert other("select.select([fd], [], [], 0)[0], lk.blocked") == ([], None)
 
 
-def test_versions(dlmfs_nodes: Two, cluster_stack: str, domain: str) -> None:
+def test_versions(dlmfs_nodes: Two, domain: str) -> None:
     with Prompt(dlmfs_nodes[0]) as a, Prompt(dlmfs_nodes[1]) as b:
         for each in (a, b):
             each("from pydlm.stackglue.protocol import Version, negotiate")
             each("from pydlm.stacks.dlmfs import DlmfsStack")
             each(f"s = DlmfsStack.connect({domain!r}, '/run/dlm')")
-            assert each("s.negotiates") is (cluster_stack == "o2cb")
-        if cluster_stack == "pcmk":
-            return  # without a trylock nobody can tell whether he is the first
+            assert each("s.negotiates") is True
         assert a("tuple(negotiate(s, Version(1, 3)))") == (1, 3)
         assert b("tuple(negotiate(s, Version(1, 7)))") == (1, 3)
         with pytest.raises(Raised, match=r"speak version 1\.3 .* and this pydlm 2\.0"):
             b("negotiate(s, Version(2, 0))")
+
+
+def test_versions_when_nodes_die(dlmfs_nodes: Two, cluster_stack: str, domain: str) -> None:
+    def connect(prompt: Prompt) -> None:
+        prompt(f"connected.append(pydlm.connect({domain!r}, {STACK!r}))")
+
+    def prompt(node: Node) -> Prompt:
+        new = prompts.enter_context(Prompt(node))
+        new("connected = []")
+        return new
+
+    def boot(node: Node) -> Prompt:
+        node.boot()
+        node.run(dlmfs(cluster_stack))
+        return prompt(node)
+
+    here, there = dlmfs_nodes
+    with ExitStack() as prompts:
+        alone, here1 = prompt(there), prompt(here)
+        connect(alone)
+        there.kill()
+        # The block may be invalid. Who comes next begins; others on either node agree with it.
+        connect(here1)
+        connect(here1)
+        there2 = boot(there)
+        connect(there2)
+        here.kill()
+        # Who was in beside the first one goes on, and who comes back finds what is spoken.
+        connect(there2)
+        here2 = boot(here)
+        connect(here2)
 
 
 def test_libo2dlm(dlmfs_nodes: Two, prompt: Prompts, domain: str, tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ def test_master_that_is_gone_at_once_takes_the_block_along(
         a("lk.lvb")
 
 
+def test_the_first_one_dies_and_comes_back(node1: Node, node2: Node, prompt: Prompts) -> None:
+    """It agrees on the protocol's version with who was in beside it."""
+    a, b = prompt(node1), prompt(node2)
+    assert a("ls.stack.this_node") == 1
+    node1.kill()
+    assert b("bool(select.select([ls.fileno()], [], [], 60)[0])")
+    assert b("[e for e in ls.dispatch() if isinstance(e, NodeDown)]") == "[NodeDown(node=1)]"
+    node1.boot()
+    c = prompt(node1)
+    c("lk = ls.lock('r'); lk.acquire()")
+    b.begin("ls.lock('r').acquire(timeout=20)")
+    c("lk.release()")
+    assert b.result() is True
+
+
 def test_node_that_leaves_is_not_down(node1: Node, node2: Node, prompt: Prompts) -> None:
     a, b = prompt(node1), prompt(node2)
     b("ls.close()")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import select
 import time
+from itertools import count
 from typing import Final, NamedTuple
 
 from pydlm.contract import Stack
@@ -20,6 +21,7 @@ __all__ = ["PROTOCOL", "VERSION_LOCK", "Version", "negotiate"]
 
 #: The lock that the version is in: a name that every stack can have.
 VERSION_LOCK: Final = b"pydlm-protocol"
+_TURN_LOCK: Final = VERSION_LOCK + b"-turn"
 _MAGIC: Final = b"pydlm"
 
 
@@ -41,39 +43,85 @@ def negotiate(stack: Stack, own: Version = PROTOCOL, timeout: float = 30.0) -> V
     lockspace speak another one, or if the lock cannot be had within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
+    if "trylock" not in stack.capabilities:
+        return _in_turn(stack, own, deadline)
     while True:
         # Whoever gets EX is alone: what an earlier one has left in the block binds nobody.
-        lkid, first = _lock(stack, Mode.EX, LockFlag.NOQUEUE, deadline)
+        lkid, first = _lock(stack, VERSION_LOCK, Mode.EX, LockFlag.NOQUEUE, deadline)
         if first.status == 0:
-            said = _MAGIC + bytes(own)
             if "convert" in stack.capabilities:
-                stack.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=said)
+                stack.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=_said(own))
                 _completed(stack, lkid, deadline)
                 return own
             # Others may come before it is had again: it is theirs then, and asked for as theirs.
-            stack.unlock(lkid, LockFlag.VALBLK, lvb=said)
-            _completed(stack, lkid, deadline)
+            _unlock(stack, lkid, deadline, _said(own))
         elif first.status != errno.EAGAIN:
             raise StackUnavailable("the version of the locking protocol cannot be looked up")
-        lkid, granted = _lock(stack, Mode.PR, LockFlag(0), deadline)
-        block = granted.lvb or b""
-        if not granted.flags & StatusFlag.VALNOTVALID and block.startswith(_MAGIC):
-            running = Version(*block[len(_MAGIC) :][:2])
-            if running.major == own.major and running.minor <= own.minor:
-                return running
-            raise StackUnavailable(
-                f"the nodes of this lockspace speak version {running.major}.{running.minor} of "
-                f"pydlm's locking protocol, and this pydlm {own.major}.{own.minor}: upgrade "
-                f"{'the others' if running.major < own.major else 'it'}, or stop them first"
-            )
+        lkid, granted = _lock(stack, VERSION_LOCK, Mode.PR, LockFlag(0), deadline)
+        if running := _running(granted):
+            return _agreed(running, own)
         # The first one has died before it could write: begin again.
-        stack.unlock(lkid)
-        _completed(stack, lkid, deadline)
+        _unlock(stack, lkid, deadline)
 
 
-def _lock(stack: Stack, mode: Mode, flags: LockFlag, deadline: float) -> tuple[int, Completion]:
-    lkid = stack.lock(VERSION_LOCK, mode, flags | LockFlag.VALBLK)
+def _in_turn(stack: Stack, own: Version, deadline: float) -> Version:
+    """Negotiate where no lock can be tried: one after the other, so that nobody need try.
+
+    If whoever was alone has died, the block is invalid, and on dlmfs remains so for the node that
+    writes it. So the next block is taken instead; the invalid one is kept too, so that it is not
+    forgotten and everybody comes to the same. What all have left without a word, killed, goes on to
+    count as long as some kernel remembers it.
+    """
+    turn, _ = _lock(stack, _TURN_LOCK, Mode.EX, LockFlag(0), deadline)
+    name, further = VERSION_LOCK, count(2)
+    lkid, granted = _lock(stack, name, Mode.PR, LockFlag(0), deadline)
+    while granted.flags & StatusFlag.VALNOTVALID:
+        name = VERSION_LOCK + b"-%d" % next(further)
+        lkid, granted = _lock(stack, name, Mode.PR, LockFlag(0), deadline)
+    running = _running(granted)
+    if running is None:
+        # Nobody is in, and in our turn nobody comes.
+        _unlock(stack, lkid, deadline)
+        lkid, _ = _lock(stack, name, Mode.EX, LockFlag(0), deadline)
+        _unlock(stack, lkid, deadline, _said(own))
+        _lock(stack, name, Mode.PR, LockFlag(0), deadline)
+        running = own
+    _unlock(stack, turn, deadline)
+    return _agreed(running, own)
+
+
+def _said(version: Version) -> bytes:
+    return _MAGIC + bytes(version)
+
+
+def _running(granted: Completion) -> Version | None:
+    """Return what the block says, if it says anything."""
+    block = granted.lvb or b""
+    if granted.flags & StatusFlag.VALNOTVALID or not block.startswith(_MAGIC):
+        return None
+    return Version(*block[len(_MAGIC) :][:2])
+
+
+def _agreed(running: Version, own: Version) -> Version:
+    if running.major == own.major and running.minor <= own.minor:
+        return running
+    raise StackUnavailable(
+        f"the nodes of this lockspace speak version {running.major}.{running.minor} of "
+        f"pydlm's locking protocol, and this pydlm {own.major}.{own.minor}: upgrade "
+        f"{'the others' if running.major < own.major else 'it'}, or stop them first"
+    )
+
+
+def _lock(
+    stack: Stack, name: bytes, mode: Mode, flags: LockFlag, deadline: float
+) -> tuple[int, Completion]:
+    lkid = stack.lock(name, mode, flags | LockFlag.VALBLK)
     return lkid, _completed(stack, lkid, deadline)
+
+
+def _unlock(stack: Stack, lkid: int, deadline: float, block: bytes | None = None) -> None:
+    stack.unlock(lkid, LockFlag(0) if block is None else LockFlag.VALBLK, lvb=block)
+    _completed(stack, lkid, deadline)
 
 
 def _completed(stack: Stack, lkid: int, deadline: float) -> Completion:

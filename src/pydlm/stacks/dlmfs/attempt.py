@@ -42,10 +42,13 @@ class Attempt:
             raise
         return True
 
-    def wait(self) -> None:
-        """Open it as soon as that can be; `fd` has the lock then. Raises OSError."""
+    def wait_for_others(self) -> None:
+        """Open it as soon as no other node is in the way. Raises OSError."""
         if self.fd < 0:
             self.fd = os.open(self.path, self._flags, 0o664)
+
+    def wait_for_own(self) -> None:
+        """Then wait for other connections of this node; `fd` has the lock then. Raises OSError."""
         try:
             fcntl.flock(self.fd, self._how)
         except BaseException:

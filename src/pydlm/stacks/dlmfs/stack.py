@@ -117,7 +117,7 @@ class DlmfsStack(Stack):
         self._capabilities = place.capabilities
         self._this_node = place.this_node
         # What a pydlm mount is on has its own version.
-        self.negotiates = place.in_kernel and "trylock" in place.capabilities
+        self.negotiates = place.in_kernel
         # Signal handlers may come back to it.
         self._guard = threading.RLock()
         self._locks: dict[int, _Lock] = {}
@@ -359,19 +359,30 @@ class DlmfsStack(Stack):
 
     def _wait(self, attempt: Attempt) -> None:
         try:
-            attempt.wait()
+            attempt.wait_for_others()
+            # Or other nodes would wait for the own ones together with it.
+            if self._is_unwanted(attempt):
+                return
+            attempt.wait_for_own()
         except OSError as error:
             self._refused(attempt, error.errno or errno.EIO)
         else:
             self._had(attempt)
 
+    def _is_unwanted(self, attempt: Attempt) -> bool:
+        """Return whether nobody wants it any more, in which case it is closed."""
+        with self._guard:
+            if attempt.lkid in self._locks:
+                return False
+            attempt.give_up()  # before the domain is left, as what is open cannot be removed
+            self._forget(attempt)
+            return True
+
     def _had(self, attempt: Attempt) -> None:
         with self._guard:
-            lock = self._locks.get(attempt.lkid)
-            if lock is None:
-                attempt.give_up()  # before the domain is left, as what is open cannot be removed
-                self._forget(attempt)
+            if self._is_unwanted(attempt):
                 return
+            lock = self._locks[attempt.lkid]
             if "bast" in self._capabilities:
                 try:
                     self._epoll.register(attempt.fd, select.EPOLLIN | select.EPOLLET)
