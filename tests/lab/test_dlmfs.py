@@ -178,6 +178,22 @@ def test_poll(dlmfs_nodes: Two, prompt: Prompts) -> None:
             assert other("select.select([fd], [], [], 0)[0], lk.blocked") == ([], None)
 
 
+def test_join_that_does_not_come_back(dlmfs_nodes: Two, cluster_stack: str, domain: str) -> None:
+    if cluster_stack == "o2cb":
+        return  # it is the kernel's own: there is nothing to stop
+    node = dlmfs_nodes[1]
+    with Prompt(node) as a:
+        node.run("kill -STOP $(cat /run/lab-controld)")
+        try:
+            a("begin = time.monotonic()")
+            with pytest.raises(Raised, match=r"timed out; check `dlm_tool status`"):
+                a(f"pydlm.connect({domain!r}, {STACK!r}, timeout=1)")
+            assert a("time.monotonic() - begin") < 5
+        finally:
+            node.run("kill -CONT $(cat /run/lab-controld)")
+        a(f"pydlm.connect({domain!r}, {STACK!r}).close()")
+
+
 def test_versions(dlmfs_nodes: Two, domain: str) -> None:
     with Prompt(dlmfs_nodes[0]) as a, Prompt(dlmfs_nodes[1]) as b:
         for each in (a, b):
@@ -193,7 +209,8 @@ def test_versions(dlmfs_nodes: Two, domain: str) -> None:
 
 def test_versions_when_nodes_die(dlmfs_nodes: Two, cluster_stack: str, domain: str) -> None:
     def connect(prompt: Prompt) -> None:
-        prompt(f"connected.append(pydlm.connect({domain!r}, {STACK!r}))")
+        # Which waits until a dead one is known to be dead, and its locks are recovered.
+        prompt(f"connected.append(pydlm.connect({domain!r}, {STACK!r}))", timeout=100)
 
     def prompt(node: Node) -> Prompt:
         new = prompts.enter_context(Prompt(node))

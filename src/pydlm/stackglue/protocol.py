@@ -23,6 +23,7 @@ __all__ = ["PROTOCOL", "VERSION_LOCK", "Version", "negotiate"]
 VERSION_LOCK: Final = b"pydlm-protocol"
 _TURN_LOCK: Final = VERSION_LOCK + b"-turn"
 _MAGIC: Final = b"pydlm"
+_PAUSE: Final = 0.02  # seconds
 
 
 class Version(NamedTuple):
@@ -52,16 +53,40 @@ def negotiate(stack: Stack, own: Version = PROTOCOL, timeout: float = 30.0) -> V
             if "convert" in stack.capabilities:
                 stack.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=_said(own))
                 _completed(stack, lkid, deadline)
-                return own
+                return _spoken(stack, own, deadline)
             # Others may come before it is had again: it is theirs then, and asked for as theirs.
             _unlock(stack, lkid, deadline, _said(own))
         elif first.status != errno.EAGAIN:
             raise StackUnavailable("the version of the locking protocol cannot be looked up")
         lkid, granted = _lock(stack, VERSION_LOCK, Mode.PR, LockFlag(0), deadline)
-        if running := _running(granted):
-            return _agreed(running, own)
+        if running := _running(granted) or _heard(stack, own, deadline):
+            return _spoken(stack, _agreed(running, own), deadline)
         # The first one has died before it could write: begin again.
         _unlock(stack, lkid, deadline)
+        time.sleep(_PAUSE)
+
+
+def _spoken(stack: Stack, version: Version, deadline: float) -> Version:
+    """Let it be known that it is spoken, even if the block dies with a node, as it does on o2cb."""
+    _lock(stack, _name_of(version), Mode.PR, LockFlag(0), deadline)
+    return version
+
+
+def _heard(stack: Stack, own: Version, deadline: float) -> Version | None:
+    """Return which version that can be agreed on is spoken by others, if any is."""
+    # One after the other: who listens to nobody has EX for a moment, and so might be heard.
+    turn, _ = _lock(stack, _TURN_LOCK, Mode.EX, LockFlag(0), deadline)
+    running = None
+    for minor in range(own.minor + 1):
+        version = Version(own.major, minor)
+        lkid, tried = _lock(stack, _name_of(version), Mode.EX, LockFlag.NOQUEUE, deadline)
+        if tried.status == 0:
+            _unlock(stack, lkid, deadline)
+        else:
+            running = version
+            break
+    _unlock(stack, turn, deadline)
+    return running
 
 
 def _in_turn(stack: Stack, own: Version, deadline: float) -> Version:
@@ -88,6 +113,10 @@ def _in_turn(stack: Stack, own: Version, deadline: float) -> Version:
         running = own
     _unlock(stack, turn, deadline)
     return _agreed(running, own)
+
+
+def _name_of(version: Version) -> bytes:
+    return VERSION_LOCK + b"-%d.%d" % version
 
 
 def _said(version: Version) -> bytes:
@@ -133,6 +162,6 @@ def _completed(stack: Stack, lkid: int, deadline: float) -> Completion:
                 return event
         poll.poll(left * 1000)
     raise StackUnavailable(
-        "no answer of the lock manager about the version of the locking protocol; is a node of the "
-        "cluster hanging?"
+        "no answer about the version of pydlm's locking protocol, by the lock manager or by those "
+        "who are in the lockspace; is a node of the cluster hanging?"
     )

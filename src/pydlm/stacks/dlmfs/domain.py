@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
 from pydlm.errors import BadArgument, StackUnavailable
+from pydlm.stacks.dlmfs.join import make_directory
 
 __all__ = ["Domain"]
 
@@ -19,8 +21,12 @@ _DOMAIN_MAX: Final = 63
 
 #: What an open fails with when the directory, or the new file in it, is removed under it.
 _REMOVED: Final = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)
+_STEP: Final = 0.25  # seconds, between two tries
 #: What the kernel means.
 _HINTS: Final = {
+    errno.EHOSTDOWN: "; a node whose heartbeat is seen on the disk does not answer on the network",
+    errno.ETIMEDOUT: "; check `dlm_tool status` and `corosync-quorumtool -s`, there may be no "
+    "quorum, or fencing under way. The node goes on waiting, and may join later",
     errno.EBADR: "; dlm_controld has named the cluster and ocfs2_dlmfs cannot, so take the name "
     r"away: printf '\0' > /sys/kernel/config/dlm/cluster/cluster_name",
 }
@@ -32,21 +38,24 @@ class Domain:
     That is how libo2dlm does it, with names of the same kind, so that the two get along.
     """
 
-    def __init__(self, mount: str, name: str) -> None:
+    def __init__(self, mount: str, name: str, timeout: float, *, in_kernel: bool) -> None:
         if len(name.encode()) > _DOMAIN_MAX:
             raise BadArgument(f"a domain of dlmfs has at most {_DOMAIN_MAX} bytes, not {name!r}")
         self._path = os.path.join(mount, name).encode()
         self._member = b"." + secrets.token_hex(8).encode()
-        self._fd = self._join()
+        self._fd = self._join(time.monotonic() + timeout, in_kernel)
         #: Bytes in a lock value block.
         self.lvb_len = os.fstat(self._fd).st_size
 
-    def _join(self) -> int:
+    def _join(self, deadline: float, in_kernel: bool) -> int:
         chances = 100
         while True:
             try:
-                with suppress(FileExistsError):
-                    os.mkdir(self._path, 0o755)
+                if in_kernel:
+                    make_directory(self._path, deadline)
+                else:
+                    with suppress(FileExistsError):
+                        os.mkdir(self._path, 0o755)
                 return os.open(
                     os.path.join(self._path, self._member),
                     os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC,
@@ -55,6 +64,10 @@ class Domain:
             except InterruptedError:
                 continue  # os.mkdir does not begin again by itself, as os.open does
             except OSError as error:
+                if error.errno == errno.EHOSTDOWN and time.monotonic() < deadline:
+                    # A node has just died, and o2cb has not missed its heartbeat yet.
+                    time.sleep(_STEP)
+                    continue
                 chances -= 1
                 if error.errno not in _REMOVED or not chances:
                     hint = _HINTS.get(error.errno or 0, "")

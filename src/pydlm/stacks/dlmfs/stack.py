@@ -93,12 +93,19 @@ class DlmfsStack(Stack):
 
     @classmethod
     def connect(
-        cls, lockspace: str, locator: str = "", *, cluster_stack: str | None = None, **options: Any
+        cls,
+        lockspace: str,
+        locator: str = "",
+        *,
+        cluster_stack: str | None = None,
+        timeout: float = 30.0,
+        **options: Any,
     ) -> DlmfsStack:
         """Join the domain `lockspace` of the dlmfs mounted on `locator`, making it if need be.
 
         Names of domains have at most 63 bytes. `cluster_stack`: refuse another one than that (o2cb,
-        pcmk, ...); a host runs one at a time. Raises StackUnavailable, BadArgument.
+        pcmk, ...); a host runs one at a time. In the kernel, that the node joins takes at most
+        `timeout` seconds. Raises StackUnavailable, with what to check; BadArgument.
         """
         if options:
             raise BadArgument(f"the dlmfs stack has no option {', '.join(sorted(options))}")
@@ -109,7 +116,7 @@ class DlmfsStack(Stack):
                 f"{locator} runs on the cluster stack {found!r}, not on {cluster_stack!r}, and "
                 f"a host runs one at a time; see /sys/fs/ocfs2/cluster_stack"
             )
-        return cls(place, Domain(place.path, lockspace))
+        return cls(place, Domain(place.path, lockspace, timeout, in_kernel=place.in_kernel))
 
     def __init__(self, place: Place, domain: Domain) -> None:
         self._domain = domain
