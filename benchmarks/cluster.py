@@ -1,6 +1,7 @@
-"""What a lock costs on fs/dlm, in the lab: pydlm beside C on libdlm, in turns, on one node.
+"""What a lock costs on the kernel's lock managers: pydlm beside C in turns, on a node of the lab.
 
-Needs a lab that runs: ``python -m tests.lab up``. Run it from the checkout.
+On fs/dlm the peer is libdlm, on ocfs2_dlmfs open and close of a file. Needs a lab that runs:
+``python -m tests.lab up``. Run it from the checkout.
 """
 
 from __future__ import annotations
@@ -9,80 +10,105 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.lab.build import LIBRARIES, ROOT
-from tests.lab.node import Lab
+from tests.lab.node import Lab, Node, Running, dlmfs
 from tests.lab.prompt import Prompt
 
-ROUNDS = 1000
+ROUNDS = 500
 TURNS = 9
+DOMAIN = "bench"
 
-VERBS = """
-def verbs(n):
-    s = ls.stack
-    begin = time.monotonic()
-    for _ in range(n):
-        lkid = s.lock(b'r', Mode.EX, LockFlag.VALBLK)
-        while not s.dispatch(): pass
-        s.unlock(lkid, LockFlag.VALBLK)
-        while not s.dispatch(): pass
-    middle = time.monotonic()
-    lkid = s.lock(b'r', Mode.NL, LockFlag.VALBLK)
-    while not s.dispatch(): pass
-    for _ in range(n):
-        s.convert(lkid, Mode.EX, LockFlag.VALBLK)
-        while not s.dispatch(): pass
-        s.convert(lkid, Mode.NL, LockFlag.VALBLK)
-        while not s.dispatch(): pass
-    end = time.monotonic()
-    s.unlock(lkid)
-    while not s.dispatch(): pass
-    return middle - begin, end - middle
+PROGRAM = """
+def completed(stack):
+    while not stack.dispatch():
+        select.select([stack.fileno()], [], [])
+
+def lock_and_unlock(stack):
+    lkid = stack.lock(b'r', Mode.EX, LockFlag.VALBLK)
+    completed(stack)
+    stack.unlock(lkid, LockFlag.VALBLK)
+    completed(stack)
+
+def up_and_down(stack, lkid):
+    stack.convert(lkid, Mode.EX, LockFlag.VALBLK)
+    completed(stack)
+    stack.convert(lkid, Mode.NL, LockFlag.VALBLK)
+    completed(stack)
+
+def acquire_and_release(lock):
+    lock.acquire()
+    lock.release()
+
+def times(work, *args):
+    found = []
+    for _ in range(ROUNDS):
+        begin = time.monotonic()
+        work(*args)
+        found.append((time.monotonic() - begin) * 1e6)
+    return found
+
+fsdlm = pydlm.connect('bench-py', 'fsdlm')
+verbs = fsdlm.stack
+handle = fsdlm.lock('handle')
+kept = verbs.lock(b'kept', Mode.NL, LockFlag.VALBLK)
+completed(verbs)
 """
-HANDLE = """
-def handle(n):
-    lk = ls.lock('h')
-    begin = time.monotonic()
-    for _ in range(n):
-        lk.acquire()
-        lk.release()
-    took = time.monotonic() - begin
-    lk.close()
-    return took
-"""
+BESIDE = {
+    "fs/dlm: lock and unlock, libdlm": "times(lock_and_unlock, verbs)",
+    "fs/dlm: NL to EX and back, libdlm": "times(up_and_down, verbs, kept)",
+    "fs/dlm: acquire and release, libdlm's NL to EX and back": "times(acquire_and_release, handle)",
+    "dlmfs: acquire and release, open and close": "times(acquire_and_release, file)",
+}
 
 
 def main() -> None:
     node = Lab().node(1)
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "peer"
-        source = Path(__file__).with_name("fsdlm.c")
-        build = ["gcc", "-O2", "-Wall", "-Wextra", f"-I{ROOT}/usr/include", "-o", str(program)]
-        subprocess.run([*build, str(source), f"-L{LIBRARIES}", "-l:libdlm.so.3"], check=True)
-        peer = node.begin(node.here(str(program)), None)
-        rows: dict[str, list[float]] = {}
-        with Prompt(node) as prompt:
-            prompt("ls = pydlm.connect('bench-py', 'fsdlm')")
-            prompt(VERBS)
-            prompt(HANDLE)
-            for _ in range(TURNS):
-                peer.send(f"{ROUNDS}\n")
-                lock_c, convert_c = map(float, peer.line().split())
-                lock_py, convert_py = prompt(f"verbs({ROUNDS})")
-                for what, took in (
-                    ("C, lock and unlock", lock_c),
-                    ("pydlm's verbs, lock and unlock", lock_py),
-                    ("C, NL to EX and back", convert_c),
-                    ("pydlm's verbs, NL to EX and back", convert_py),
-                    ("pydlm's handle, acquire and release", prompt(f"handle({ROUNDS})")),
-                ):
-                    rows.setdefault(what, []).append(took / ROUNDS * 1e6)
-        peer.close()
-    for what, times in rows.items():
-        print(f"{what:38} median {statistics.median(times):5.0f} µs   best {min(times):5.0f} µs")
+    node.run(dlmfs("pcmk"))
+    rows: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    with tempfile.TemporaryDirectory() as folder, Prompt(node) as prompt:
+        prompt(f"ROUNDS = {ROUNDS}")
+        prompt(PROGRAM)
+        prompt(f"file = pydlm.connect({DOMAIN!r}, 'dlmfs:/run/dlm').lock('r')")
+        flags = [f"-I{ROOT}/usr/include", f"-L{LIBRARIES}", "-l:libdlm.so.3"]
+        libdlm = peer(node, folder, "fsdlm", *flags)
+        files = peer(node, folder, "dlmfs", argument=f"/run/dlm/{DOMAIN}/peer")
+        for _ in range(TURNS):
+            locks, conversions = answers(libdlm), answers(libdlm, ask=False)
+            theirs = locks, conversions, conversions, answers(files)
+            for (what, code), beside in zip(BESIDE.items(), theirs, strict=True):
+                for found, new in zip(rows[what], (prompt(code), beside), strict=True):
+                    found += new
+        libdlm.close()
+        files.close()
+    print("| what, beside C's | pydlm: median (p99) | C: median (p99) | ratio |")
+    print("|---|---|---|---|")
+    for what, (ours, theirs_) in rows.items():
+        ratio = statistics.median(ours) / statistics.median(theirs_)
+        print(f"| {what} | {shown(ours)} | {shown(theirs_)} | {ratio:.2f} |")
+
+
+def peer(node: Node, folder: str, name: str, *flags: str, argument: str = "") -> Running:
+    """Build a peer here and start it there."""
+    program = Path(folder, name)
+    source = Path(__file__).with_name(f"{name}.c")
+    build = ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source), *flags]
+    subprocess.run(build, check=True)
+    return node.begin(node.here(str(program), *[argument][: bool(argument)]), None)
+
+
+def answers(peer: Running, *, ask: bool = True) -> list[float]:
+    if ask:
+        peer.send(f"{ROUNDS}\n")
+    return [*map(float, peer.line().split())]
+
+
+def shown(times: list[float]) -> str:
+    return f"{statistics.median(times):.0f} µs ({statistics.quantiles(times, n=100)[98]:.0f} µs)"
 
 
 if __name__ == "__main__":

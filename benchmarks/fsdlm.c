@@ -1,6 +1,6 @@
 /* The peer of benchmarks/cluster.py: the same through libdlm, from one thread, as fast as it goes.
- * Each line of input is a number of rounds; each line of output the seconds that
- * lock and unlock, and a conversion from NL to EX and back, took for so many. */
+ * Each line of input is a number of rounds; for each come two lines of output: how many microseconds
+ * each lock and unlock took, and each conversion from NL to EX and back. */
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,18 +63,20 @@ int main(void)
     if (!lockspace)
         return 1;
     while (scanf("%d", &rounds) == 1) {
-        double begin = now(), middle;
         for (int i = 0; i < rounds; i++) {
+            double begin = now();
             ask(LKM_EXMODE, 0);
             give_up();
+            printf("%.2f ", (now() - begin) * 1e6);
         }
-        middle = now();
         ask(LKM_NLMODE, 0);
         for (int i = 0; i < rounds; i++) {
+            double begin = now();
             ask(LKM_EXMODE, LKF_CONVERT);
             ask(LKM_NLMODE, LKF_CONVERT);
+            printf("%s%.2f", i ? " " : "\n", (now() - begin) * 1e6);
         }
-        printf("%f %f\n", middle - begin, now() - middle);
+        printf("\n");
         fflush(stdout);
         give_up();
     }
