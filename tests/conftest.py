@@ -43,8 +43,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let faulthandler, too, wait for as long as a test has by its own mark."""
     mark = item.get_closest_marker("timeout")
-    if mark is not None:
-        stderr = item.config.stash[fault_handler_stderr_fd_key]
+    stderr = item.config.stash.get(fault_handler_stderr_fd_key, None)
+    if mark is not None and stderr is not None:
         faulthandler.dump_traceback_later(mark.args[0] + 10, file=stderr, exit=True)
 
 

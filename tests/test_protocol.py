@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -104,6 +105,17 @@ def test_one_that_died_alone_where_none_can_try(nodes: list[Verbs]) -> None:
     anchor.disconnect()
 
 
+def test_a_block_that_seems_valid_again_when_further_nodes_die(nodes: list[Verbs]) -> None:
+    anchor = LocalStack.connect("tests")
+    for name, said in ((VERSION_LOCK, b"pydlm\x01\x09"), (VERSION_LOCK + b"-2", b"pydlm\x01\x02")):
+        lkid = anchor.lock(name, Mode.EX, LockFlag.VALBLK)
+        anchor.dispatch()
+        anchor.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=said)
+    nodes.append(Verbs("convert", "trylock"))
+    assert negotiate(nodes[-1], Version(1, 9), 20) == (1, 2)  # type: ignore[arg-type]
+    anchor.disconnect()
+
+
 def test_who_comes_later_goes_down_to_the_lower_minor(join: Join) -> None:
     assert join(1, 3) == (1, 3)
     assert join(1, 7) == (1, 3)
@@ -166,10 +178,58 @@ def test_a_block_that_is_lost_with_a_node(nodes: list[Verbs], join: Join) -> Non
     loss.dispatch()
     loss.convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=bytes(32))
     assert join(1, 3) == join(1, 6) == (1, 3)
-    with pytest.raises(StackUnavailable):
+    for version in (Version(2, 0), Version(1, 2)):
         nodes.append(Verbs())
-        negotiate(nodes[-1], Version(2, 0), 0.2)  # type: ignore[arg-type]
+        with pytest.raises(
+            StackUnavailable, match=r"somebody is in .* \d.\d, knows of: upgrade it"
+        ):
+            negotiate(nodes[-1], version, 0.2)  # type: ignore[arg-type]
     loss.disconnect()
+
+
+class Keeping(Verbs):
+    """Its node keeps what was let go, as on dlmfs: here only of what was tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = LocalStack.connect("tests")
+        self.kept: dict[bytes, int] = {}
+
+    def unlock(self, lkid: int, *args: Any, **kwargs: Any) -> None:
+        name = self.lock_status(lkid).name
+        super().unlock(lkid, *args, **kwargs)
+        if b"-1." in name:
+            self.kept[name] = self.kernel.lock(name, Mode.EX)
+
+    def forget(self, name: bytes) -> None:
+        self.kernel.unlock(self.kept.pop(name))
+
+    def disconnect(self) -> None:
+        super().disconnect()
+        self.kernel.disconnect()
+
+
+def test_who_listened_is_not_heard(nodes: list[Verbs], join: Join) -> None:
+    join(1, 3)
+    (lkid,) = (s.lkid for s in nodes[0].dump(VERSION_LOCK))
+    nodes[0].convert(lkid, Mode.EX)
+    nodes[0].convert(lkid, Mode.PR, LockFlag.VALBLK, lvb=bytes(32))
+    for _ in range(2):
+        nodes.append(Keeping())
+        assert negotiate(nodes[-1], Version(1, 5), 20) == (1, 3)  # type: ignore[arg-type]
+
+
+def test_what_the_lock_manager_refuses(nodes: list[Verbs]) -> None:
+    """It is neither taken for others, nor for the turn."""
+
+    class Full(Verbs):
+        def dispatch(self, limit: int = 0) -> Any:
+            return [c._replace(status=errno.ENOMEM) for c in super().dispatch(limit)]
+
+    for lacking in ((), ("convert", "trylock")):
+        nodes.append(Full(*lacking))
+        with pytest.raises(StackUnavailable, match="cannot be looked up: Cannot allocate memory"):
+            negotiate(nodes[-1], timeout=20)  # type: ignore[arg-type]
 
 
 def test_a_node_that_hangs_is_not_waited_for_for_ever(nodes: list[Verbs]) -> None:

@@ -2,11 +2,11 @@
 
 from _thread import allocate_lock as _allocate_lock
 
-# About what waking a core that sleeps may cost, on virtual machines: so a wait costs, in time of
-# the processor, at most twice what it must.
+# On virtual machines it may take about so long until a core that sleeps runs again.
 cdef int64_t SPIN_NS = 1_000_000
 
-cdef uint32_t spinner = 0        # dlm_epoch: a thread of this process spins. Guarded by the GIL
+# dlm_epoch: a thread of this process spins. One at a time, whatever many wait. Guarded by the GIL.
+cdef uint32_t spinner = 0
 
 
 @cython.final
@@ -28,10 +28,11 @@ cdef class Bell:
     def wait(self, double seconds=-1):
         """Return whether it was rung within so many seconds; -1: no limit."""
         global spinner
-        if seconds != 0 and spinner != dlm_epoch:    # one of many: the others wait for longer
+        if seconds != 0 and spinner != dlm_epoch:
             spinner = dlm_epoch
             seconds = spin(&self.rung, seconds)
             spinner = 0
+            PyErr_CheckSignals()     # the lock would sleep first
         return self.lock.acquire(timeout=seconds)
 
 

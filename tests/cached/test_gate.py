@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -133,6 +134,25 @@ def test_bells_that_ring_at_any_moment_of_their_wait() -> None:
     for thread in threads:
         thread.join()
     assert {*heard} == {*bells}
+
+
+@pytest.mark.parametrize("delay", [0.0003, 0.003])
+def test_a_signal_handler_runs_while_it_spins_and_while_it_sleeps(delay: float) -> None:
+    class Struck(Exception):
+        pass
+
+    def strike(*_: object) -> None:
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        begin = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        with pytest.raises(Struck):
+            Bell().wait(60)
+        assert time.monotonic() - begin < 30
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded")

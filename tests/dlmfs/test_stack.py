@@ -20,6 +20,10 @@ from tests.dlmfs.mounts import Mounted, World, until
 import pydlm
 from pydlm import Lockspace, LVBInvalid, Mode, StackUnavailable, Unsupported, o2dlm
 from pydlm.stacks.dlmfs import DlmfsStack
+from pydlm.stacks.dlmfs.attempt import Attempt
+from pydlm.stacks.dlmfs.domain import Domain
+from pydlm.stacks.dlmfs.place import Place
+from pydlm.types import LockFlag
 
 Connect = Callable[[Mounted], Lockspace]
 
@@ -167,6 +171,37 @@ def test_a_wait_that_was_given_up_keeps_no_other_node_waiting(
         there.release()
     finally:
         os.close(beside)
+
+
+def test_who_waits_does_not_take_over_a_try_that_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a mount: in the kernel, a try takes its time."""
+    go_on = threading.Event()
+    at_once = Attempt.at_once
+
+    def slow(attempt: Attempt) -> bool:
+        go_on.wait()
+        return at_once(attempt)
+
+    monkeypatch.setattr(Attempt, "at_once", slow)
+    place = Place(str(tmp_path), True, "o2cb", frozenset({"cancel", "lvb", "trylock"}), 1)
+    a, b = (DlmfsStack(place, Domain(place.path, "s", 30, in_kernel=True)) for _ in range(2))
+    try:
+        held = a.lock(b"l", Mode.EX)
+        until(lambda: [event.status for event in a.dispatch()] == [0])
+        b.unlock(b.lock(b"l", Mode.EX, LockFlag.NOQUEUE))
+        waiting = b.lock(b"l", Mode.EX)
+        go_on.set()
+        until(lambda: flockers() == 1)
+        a.unlock(held)
+        found = []
+        until(lambda: bool(found.extend(e for e in b.dispatch() if e.lkid == waiting) or found))
+        assert [event.status for event in found] == [0]
+    finally:
+        go_on.set()
+        for stack in (a, b):
+            stack.disconnect()
 
 
 def test_a_connection_is_closed_with_waiters(world: World, connect: Connect) -> None:

@@ -186,7 +186,9 @@ def test_join_that_does_not_come_back(dlmfs_nodes: Two, cluster_stack: str, doma
         node.run("kill -STOP $(cat /run/lab-controld)")
         try:
             a("begin = time.monotonic()")
-            with pytest.raises(Raised, match=r"timed out; check `dlm_tool status`"):
+            with pytest.raises(
+                Raised, match=r"timed out; with dlm_controld, check `dlm_tool status`"
+            ):
                 a(f"pydlm.connect({domain!r}, {STACK!r}, timeout=1)")
             assert a("time.monotonic() - begin") < 5
         finally:

@@ -3,15 +3,25 @@
 As ocfs2's user-space stacks do it (fs/ocfs2/stack_user.c, version_lock): who is first in the
 lockspace writes its own version into the lock value block of one lock, and all keep that lock in
 PR while they are in. Who comes later goes down to the minor version that is running, or stays out.
+
+=========================== ======================================================================
+lock                        what for
+=========================== ======================================================================
+``pydlm-protocol``          its block has the version
+``pydlm-protocol-1.0``      kept by all who speak 1.0, as o2cb loses the block when a node dies
+``pydlm-protocol-turn``     held by who cannot find out while another does
+``pydlm-protocol-2``, ...   where none can try locks: as the first one, whose block became invalid
+=========================== ======================================================================
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import select
 import time
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from pydlm.contract import Stack
 from pydlm.errors import StackUnavailable
@@ -24,6 +34,14 @@ VERSION_LOCK: Final = b"pydlm-protocol"
 _TURN_LOCK: Final = VERSION_LOCK + b"-turn"
 _MAGIC: Final = b"pydlm"
 _PAUSE: Final = 0.02  # seconds
+
+
+@runtime_checkable
+class _Keeping(Protocol):
+    """A stack whose node keeps a lock that was let go until another node wants it."""
+
+    def forget(self, name: bytes) -> None:
+        """Have the node let go of a lock that nobody here has any more."""
 
 
 class Version(NamedTuple):
@@ -46,6 +64,7 @@ def negotiate(stack: Stack, own: Version = PROTOCOL, timeout: float = 30.0) -> V
     deadline = time.monotonic() + timeout
     if "trylock" not in stack.capabilities:
         return _in_turn(stack, own, deadline)
+    pause = _PAUSE
     while True:
         # Whoever gets EX is alone: what an earlier one has left in the block binds nobody.
         lkid, first = _lock(stack, VERSION_LOCK, Mode.EX, LockFlag.NOQUEUE, deadline)
@@ -56,14 +75,19 @@ def negotiate(stack: Stack, own: Version = PROTOCOL, timeout: float = 30.0) -> V
                 return _spoken(stack, own, deadline)
             # Others may come before it is had again: it is theirs then, and asked for as theirs.
             _unlock(stack, lkid, deadline, _said(own))
-        elif first.status != errno.EAGAIN:
-            raise StackUnavailable("the version of the locking protocol cannot be looked up")
         lkid, granted = _lock(stack, VERSION_LOCK, Mode.PR, LockFlag(0), deadline)
         if running := _running(granted) or _heard(stack, own, deadline):
             return _spoken(stack, _agreed(running, own), deadline)
         # The first one has died before it could write: begin again.
         _unlock(stack, lkid, deadline)
-        time.sleep(_PAUSE)
+        if time.monotonic() + pause > deadline:
+            raise StackUnavailable(
+                "somebody is in the lockspace, but speaks no version of pydlm's locking protocol "
+                f"that this pydlm, {own.major}.{own.minor}, knows of: upgrade it, or stop the "
+                "others first"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
 def _spoken(stack: Stack, version: Version, deadline: float) -> Version:
@@ -80,11 +104,12 @@ def _heard(stack: Stack, own: Version, deadline: float) -> Version | None:
     for minor in range(own.minor + 1):
         version = Version(own.major, minor)
         lkid, tried = _lock(stack, _name_of(version), Mode.EX, LockFlag.NOQUEUE, deadline)
-        if tried.status == 0:
-            _unlock(stack, lkid, deadline)
-        else:
+        if tried.status:
             running = version
             break
+        _unlock(stack, lkid, deadline)
+        if isinstance(stack, _Keeping):
+            stack.forget(_name_of(version))
     _unlock(stack, turn, deadline)
     return running
 
@@ -93,20 +118,29 @@ def _in_turn(stack: Stack, own: Version, deadline: float) -> Version:
     """Negotiate where no lock can be tried: one after the other, so that nobody need try.
 
     If whoever was alone has died, the block is invalid, and on dlmfs remains so for the node that
-    writes it. So the next block is taken instead; the invalid one is kept too, so that it is not
-    forgotten and everybody comes to the same. What all have left without a word, killed, goes on to
-    count as long as some kernel remembers it.
+    writes it. So a next block is taken instead. When further nodes die, an earlier block may seem
+    valid again, with whatever was in it: what counts is the last one that says something.
+    What all have left without a word, killed, goes on to count as long as some kernel remembers it.
     """
     turn, _ = _lock(stack, _TURN_LOCK, Mode.EX, LockFlag(0), deadline)
-    name, further = VERSION_LOCK, count(2)
-    lkid, granted = _lock(stack, name, Mode.PR, LockFlag(0), deadline)
-    while granted.flags & StatusFlag.VALNOTVALID:
-        name = VERSION_LOCK + b"-%d" % next(further)
+    running = None
+    silent: list[tuple[bytes, int]] = []  # one after the other, at the end
+    for number in count(1):
+        name = VERSION_LOCK + (b"-%d" % number if number > 1 else b"")
         lkid, granted = _lock(stack, name, Mode.PR, LockFlag(0), deadline)
-    running = _running(granted)
+        said = _running(granted)
+        if said or granted.flags & StatusFlag.VALNOTVALID:
+            running = said or running
+            silent.clear()  # it is kept, so that it is not forgotten
+            continue
+        silent.append((name, lkid))
+        if len(silent) == 2:
+            break
+    for _, lkid in silent:
+        _unlock(stack, lkid, deadline)
     if running is None:
         # Nobody is in, and in our turn nobody comes.
-        _unlock(stack, lkid, deadline)
+        name = silent[0][0]
         lkid, _ = _lock(stack, name, Mode.EX, LockFlag(0), deadline)
         _unlock(stack, lkid, deadline, _said(own))
         _lock(stack, name, Mode.PR, LockFlag(0), deadline)
@@ -145,7 +179,14 @@ def _lock(
     stack: Stack, name: bytes, mode: Mode, flags: LockFlag, deadline: float
 ) -> tuple[int, Completion]:
     lkid = stack.lock(name, mode, flags | LockFlag.VALBLK)
-    return lkid, _completed(stack, lkid, deadline)
+    completion = _completed(stack, lkid, deadline)
+    if completion.status and not (completion.status == errno.EAGAIN and flags & LockFlag.NOQUEUE):
+        raise StackUnavailable(
+            "the version of pydlm's locking protocol cannot be looked up: "
+            f"{os.strerror(completion.status)}",
+            errno=completion.status,
+        )
+    return lkid, completion
 
 
 def _unlock(stack: Stack, lkid: int, deadline: float, block: bytes | None = None) -> None:

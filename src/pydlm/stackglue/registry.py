@@ -7,6 +7,7 @@ nothing is tried in its place. ``auto`` is what this host runs.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -107,10 +108,11 @@ def stack_connector(stack: str | None, lockspace: str, **options: Any) -> Callab
 
 
 def _connect(kind: type[Stack], lockspace: str, locator: str, options: dict[str, Any]) -> Stack:
+    deadline = time.monotonic() + options.get("timeout", 30.0)
     stack = kind.connect(lockspace, locator, **options)
     if getattr(stack, "negotiates", False):  # the core's own clients need not
         try:
-            negotiate(stack)
+            negotiate(stack, timeout=max(1.0, deadline - time.monotonic()))
         except BaseException:
             stack.disconnect()
             raise

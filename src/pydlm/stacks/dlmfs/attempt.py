@@ -15,9 +15,10 @@ __all__ = ["Attempt"]
 class Attempt:
     """One open of the file `path`, in PR or EX. Blocking; called in a thread but for `at_once`."""
 
-    def __init__(self, path: bytes, mode: Mode) -> None:
+    def __init__(self, path: bytes, mode: Mode, *, trying: bool = False) -> None:
         self.path = path
         self.mode = mode
+        self.trying = trying  #: does not wait
         #: Who gets it; 0: whoever it was for has gone.
         self.lkid = 0
         self._flags = os.O_CREAT | os.O_CLOEXEC

@@ -25,8 +25,8 @@ _STEP: Final = 0.25  # seconds, between two tries
 #: What the kernel means.
 _HINTS: Final = {
     errno.EHOSTDOWN: "; a node whose heartbeat is seen on the disk does not answer on the network",
-    errno.ETIMEDOUT: "; check `dlm_tool status` and `corosync-quorumtool -s`, there may be no "
-    "quorum, or fencing under way. The node goes on waiting, and may join later",
+    errno.ETIMEDOUT: "; with dlm_controld, check `dlm_tool status` and `corosync-quorumtool -s`: "
+    "there may be no quorum, or fencing under way. The node goes on waiting, and may join later",
     errno.EBADR: "; dlm_controld has named the cluster and ocfs2_dlmfs cannot, so take the name "
     r"away: printf '\0' > /sys/kernel/config/dlm/cluster/cluster_name",
 }
@@ -64,7 +64,7 @@ class Domain:
             except InterruptedError:
                 continue  # os.mkdir does not begin again by itself, as os.open does
             except OSError as error:
-                if error.errno == errno.EHOSTDOWN and time.monotonic() < deadline:
+                if error.errno == errno.EHOSTDOWN and time.monotonic() + 2 * _STEP < deadline:
                     # A node has just died, and o2cb has not missed its heartbeat yet.
                     time.sleep(_STEP)
                     continue

@@ -209,7 +209,7 @@ class DlmfsStack(Stack):
         path = self._domain.file(bytes(name))
         with self._guard:
             self._check_live()
-            attempt = Attempt(path, Mode(mode))
+            attempt = Attempt(path, Mode(mode), trying=trying)
             lkid = next(self._numbers)
             with_block = bool(flags & LockFlag.VALBLK)
             lock = self._locks[lkid] = _Lock(bytes(name), Mode(mode), with_block, attempt)
@@ -236,7 +236,7 @@ class DlmfsStack(Stack):
         if trying or lock.fd >= 0 or lkid not in self._locks:
             return
         for other in self._left_over:
-            if (other.path, other.mode) == (attempt.path, attempt.mode):
+            if (other.path, other.mode, other.trying) == (attempt.path, attempt.mode, False):
                 self._left_over.remove(other)
                 attempt.give_up()
                 lock.attempt, other.lkid = other, lkid
@@ -280,6 +280,11 @@ class DlmfsStack(Stack):
                 f"the lock value block of {lock.name!r} could not be written: {error.strerror}",
                 errno=error.errno,
             ) from error
+
+    def forget(self, name: bytes) -> None:
+        """Have the node let go of a lock that nobody here has open; else it goes on to keep it."""
+        with suppress(OSError):
+            os.unlink(self._domain.file(name))
 
     def deadlock_cancel(self, lkid: int) -> None:
         """Raises Unsupported."""
@@ -367,8 +372,8 @@ class DlmfsStack(Stack):
     def _wait(self, attempt: Attempt) -> None:
         try:
             attempt.wait_for_others()
-            # Or other nodes would wait for the own ones together with it.
-            if self._is_unwanted(attempt):
+            # What waits for locks of its own node has the file open, in the way of other nodes.
+            if self._dropped_if_unwanted(attempt):
                 return
             attempt.wait_for_own()
         except OSError as error:
@@ -376,7 +381,7 @@ class DlmfsStack(Stack):
         else:
             self._had(attempt)
 
-    def _is_unwanted(self, attempt: Attempt) -> bool:
+    def _dropped_if_unwanted(self, attempt: Attempt) -> bool:
         """Return whether nobody wants it any more, in which case it is closed."""
         with self._guard:
             if attempt.lkid in self._locks:
@@ -387,7 +392,7 @@ class DlmfsStack(Stack):
 
     def _had(self, attempt: Attempt) -> None:
         with self._guard:
-            if self._is_unwanted(attempt):
+            if self._dropped_if_unwanted(attempt):
                 return
             lock = self._locks[attempt.lkid]
             if "bast" in self._capabilities:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,10 +131,8 @@ def _ask(what: str, lockspace: str, permissions: int, flags: int, deadline: floa
     try:
         out, err = asked.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        for pipe in (asked.stdout, asked.stderr):
-            if pipe is not None:
-                pipe.close()
-        asked.returncode = -1  # it would be waited for, and may last for ever
+        # Whenever it ends.
+        threading.Thread(target=asked.communicate, name="pydlm-join", daemon=True).start()
         return None
     if not out.isdigit():
         raise StackUnavailable(
