@@ -16,7 +16,7 @@ import pytest
 from tests.lab.node import Lab, Node, dlmfs
 from tests.lab.prompt import Prompt, Raised
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(300)]
 
 Two = tuple[Node, Node]
 Prompts = Callable[[Node], Prompt]
