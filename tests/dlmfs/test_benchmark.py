@@ -14,6 +14,7 @@ from tests.dlmfs.mounts import World
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mount.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", ["local", "host"])
 def test_it_measures_both_placements(world: World, stack: str) -> None:
     found = subprocess.run(

@@ -245,6 +245,7 @@ def test_it_is_mapped_read_only(host: Host) -> None:
     assert host.child(body).hear() == []  # nothing of the parent's, and it is given back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_file(seed: int, host: Host) -> None:
     """Whatever is in it, looking at it ends, and ends with an answer."""

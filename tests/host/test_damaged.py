@@ -165,6 +165,7 @@ def survivors(host: Host, path: Path, contents: list[tuple[object, bytes]]) -> d
     return counts
 
 
+@pytest.mark.slow
 def test_every_byte_of_the_header_damaged(host: Host, path: Path) -> None:
     made(host)
     sound = path.read_bytes()
@@ -182,6 +183,7 @@ def test_every_byte_of_the_header_damaged(host: Host, path: Path) -> None:
     assert found["works"] > 1000  # the deaths put down
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_random_damage_of_the_body(seed: int, host: Host, path: Path) -> None:
     made(host)

@@ -76,6 +76,7 @@ def test_a_thousand_that_are_not_closed(host: Host) -> None:
     assert child.hear() == (0, 0, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_hundred_processes_that_die(host: Host) -> None:
     """More than there are deaths, connections or processes to remember would be too slow here."""
     ls = host.connect()

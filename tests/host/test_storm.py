@@ -23,6 +23,7 @@ def run(*arguments: str, patience: float = 3 * PATIENCE) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [2, 4])
 def test_of_deaths(nodes: int, host: Host) -> None:
     done = run(
