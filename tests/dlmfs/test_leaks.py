@@ -29,10 +29,10 @@ def grown(mount: Mounted, client: Client, call: str, rounds: int) -> int:
     return resident() - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("owner", ["node", "open"])
 @pytest.mark.parametrize(
-    "rounds",
-    [20_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    "rounds", [20_000, pytest.param(1_000_000, marks=pytest.mark.timeout(1800))]
 )
 def test_opens(world: World, client: Client, owner: str, rounds: int) -> None:
     if owner == "open" and rounds == 1_000_000:

@@ -30,6 +30,7 @@ def run(files: list[str], mounts: list[str], *options: str) -> tuple[int, list[s
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: Path(path).name.partition(".")[0])
 def test_as_recorded(world: World, path: str) -> None:
     mounts = [world.mount().path, world.mount().path]

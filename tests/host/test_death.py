@@ -384,6 +384,7 @@ os.read(fd, 1)
 """
 
 
+@pytest.mark.slow
 def test_latency_from_sigkill_to_grant_among_200(host: Host, record_property: Any) -> None:
     """Measured and said; what is demanded is in the issue, and checked by the benchmark."""
     end, stay = os.pipe()
